@@ -1,0 +1,100 @@
+//! What a node wants done: imperatives, a bounded number at a time.
+
+use crate::election::Transition;
+use crate::priority::Priority;
+
+/// Something for the daemon to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send an advert and report [`AdvertSent`](crate::event::Event::AdvertSent) or
+    /// [`SendFailed`](crate::event::Event::SendFailed).
+    SendAdvert(Priority),
+    /// Bring the VIP into this state and keep it there; the latest one counts. Report
+    /// [`VipSet`](crate::event::Event::VipSet) or [`VipFailed`](crate::event::Event::VipFailed).
+    SetVip {
+        /// Whether the interface shall have the VIP.
+        present: bool,
+    },
+    /// Send a gratuitous ARP for the VIP.
+    AnnounceVip,
+    /// Call an operator's hook, without waiting for it.
+    RunHook(Hook),
+    /// Log and publish a change of state.
+    Report(Transition),
+    /// The node has left; the daemon may end.
+    Exit,
+}
+
+/// The operator's programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Called when the VIP was taken.
+    Up,
+    /// Called when it was given up, and at start.
+    Down,
+}
+
+impl Hook {
+    /// Returns the name that configuration, status and log use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl core::fmt::Display for Hook {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The most actions that one event asks for: leaving the master state while another contest is settled
+/// takes six. `tests/invariants.rs` searches for more.
+pub const ACTIONS_MAX: usize = 8;
+
+/// The actions of one event, in the order in which they are to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "a decision that is not carried out is lost"]
+pub struct Actions {
+    items: [Option<Action>; ACTIONS_MAX],
+    len: usize,
+}
+
+impl Actions {
+    /// Appends an action.
+    ///
+    /// # Panics
+    /// When the bound is exceeded: an action that goes missing may be the one that removes the VIP.
+    pub(crate) fn push(&mut self, action: Action) {
+        let free = self.items.get_mut(self.len);
+        assert!(free.is_some(), "more than {ACTIONS_MAX} actions");
+        if let Some(free) = free {
+            *free = Some(action);
+            self.len = self.len.saturating_add(1);
+        }
+    }
+
+    /// Says whether there is nothing to do.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Returns the number of actions.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl IntoIterator for Actions {
+    type Item = Action;
+    type IntoIter = core::iter::Flatten<core::array::IntoIter<Option<Action>, ACTIONS_MAX>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.items.into_iter().flatten()
+    }
+}

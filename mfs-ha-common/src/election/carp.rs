@@ -1,0 +1,405 @@
+//! The election of `mode = "carp"`: ucarp's state machine with mfs-ha's deviations.
+//!
+//! ```text
+//!          link up                     E1 preempt · E2 too slow · E3 silent · E4 bowed out
+//!  Init ────────────▶ Backup ───────────────────────────────────────────────────────▶ Master
+//!   ▲ ◀──────────────   ▲ ◀──────────────────────────────────────────────────────────   │
+//!   │    link down      │       E6 better master or lost tie · E8 overslept · E10 VIP    │
+//!   └───────────────────┴────────────────── link down ──────────────────────────────────┘
+//! ```
+//!
+//! It decides who is master and when to advertise. It does not know how the VIP is taken; that is
+//! [`promotion`](crate::promotion)'s. Rules E1 to E10 are stated in `docs/protocol.md`.
+//!
+//! Invariants: a deadline is set for each state but `Init`; silence is judged by [`Election::tick`]
+//! only, from arrival times; a tick before the deadline changes nothing.
+
+use core::cmp::Ordering;
+use core::num::NonZeroU8;
+use core::time::Duration;
+
+use super::{Reason, State, Timer, Transition};
+use crate::net::Ipv4;
+use crate::priority::{DEMOTED_ADVSKEW, Priority, tie_break};
+use crate::time::Timestamp;
+
+/// Sends that have to fail, or to succeed, in a row before the demotion for it changes (as ucarp).
+const SENDS_IN_A_ROW: u8 = 3;
+
+/// How long a node that could not take the VIP leaves the mastership to others.
+pub const HOLD_DOWN: Duration = Duration::from_secs(10);
+
+/// advskew stays below this: 255 belongs to the bow-out.
+const ADVSKEW_MAX: u8 = 254;
+
+/// What an operator configures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// advbase and advskew.
+    pub priority: Priority,
+    /// Intervals of silence after which a master counts as dead.
+    pub deadratio: NonZeroU8,
+    /// Take over from a live master that is worse.
+    pub preempt: bool,
+    /// Own source address, for ties.
+    pub source: Ipv4,
+    /// Exactly one other node exists, so nobody else obeys its bow-out.
+    pub has_sole_peer: bool,
+}
+
+/// Why a node advertises a worse priority than configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demotion {
+    /// Adverts cannot be sent.
+    pub send_failure: bool,
+    /// The VIP could not be taken.
+    pub vip_failure: bool,
+    /// Steps of 1/256 s away from peers of the same priority that win ties (rule E7).
+    pub equal_skew: u8,
+}
+
+/// The master that a backup follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// Its source address.
+    pub source: Ipv4,
+    /// What it advertised last.
+    pub priority: Priority,
+    /// When its last advert arrived.
+    pub arrival: Timestamp,
+}
+
+/// What an advert or a tick asks the node to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a decision that is not carried out is lost"]
+pub enum Decision {
+    /// Nothing.
+    Nothing,
+    /// Become master.
+    TakeOver(Reason),
+    /// Become backup of the sender.
+    GiveWay(Reason),
+    /// Stay master and say so: a worse one advertises.
+    Assert,
+    /// Send the advert that is due.
+    Advertise,
+}
+
+/// The carp-mode election of one node.
+#[derive(Clone, Debug)]
+pub struct Election {
+    settings: Settings,
+    state: State,
+    demotion: Demotion,
+    sends_in_a_row: u8,
+    followed: Option<Followed>,
+    master_down: Option<Timestamp>,
+    bow_out_slot: Option<Timestamp>,
+    advertise: Option<Timestamp>,
+    last_send: Timestamp,
+    last_announced: Priority,
+    hold_down: Timestamp,
+}
+
+impl Election {
+    /// Makes an election in state `Init`.
+    #[must_use]
+    pub const fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            state: State::Init,
+            demotion: Demotion {
+                send_failure: false,
+                vip_failure: false,
+                equal_skew: 0,
+            },
+            sends_in_a_row: 0,
+            followed: None,
+            master_down: None,
+            bow_out_slot: None,
+            advertise: None,
+            last_send: Timestamp::from_nanos(0),
+            last_announced: settings.priority,
+            hold_down: Timestamp::from_nanos(0),
+        }
+    }
+
+    /// Returns the state.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Returns the demotion in force.
+    #[must_use]
+    pub const fn demotion(&self) -> Demotion {
+        self.demotion
+    }
+
+    /// Returns the master that this node follows.
+    #[must_use]
+    pub const fn followed(&self) -> Option<Followed> {
+        self.followed
+    }
+
+    /// Returns what this node advertises: advskew worsened by demotion.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        let configured = self.settings.priority;
+        let shifted = configured
+            .advskew()
+            .saturating_add(self.demotion.equal_skew);
+        let mut advskew = shifted.min(ADVSKEW_MAX.max(configured.advskew()));
+        if self.demotion.send_failure || self.demotion.vip_failure {
+            advskew = advskew.max(DEMOTED_ADVSKEW);
+        }
+        Priority::new(configured.advbase(), advskew)
+    }
+
+    /// Starts listening.
+    pub(crate) fn listen(&mut self, now: Timestamp, reason: Reason) -> Transition {
+        self.followed = None;
+        self.enter_backup(now, now, reason)
+    }
+
+    /// Forgets everything that was heard.
+    pub(crate) fn stop(&mut self, now: Timestamp, reason: Reason) -> Transition {
+        self.followed = None;
+        self.clear_timers();
+        self.enter(State::Init, now, reason)
+    }
+
+    /// Becomes master. The first advert is sent by the caller now.
+    pub(crate) fn take_over(&mut self, now: Timestamp, reason: Reason) -> Transition {
+        self.clear_timers();
+        self.followed = None;
+        self.note_send(now);
+        self.enter(State::Master, now, reason)
+    }
+
+    /// Becomes backup, listening since `heard`: the arrival of the better advert, or now.
+    pub(crate) fn give_way(
+        &mut self,
+        now: Timestamp,
+        heard: Timestamp,
+        reason: Reason,
+    ) -> Transition {
+        self.enter_backup(now, heard, reason)
+    }
+
+    /// Notes that an advert is sent now, and when the next one is due.
+    pub(crate) fn note_send(&mut self, now: Timestamp) {
+        self.last_send = now;
+        self.last_announced = self.priority();
+        self.advertise = Some(now.after(self.last_announced.interval()));
+    }
+
+    /// Counts sends that worked or failed; three in a row change the demotion.
+    pub(crate) fn send_finished(&mut self, is_ok: bool) {
+        if is_ok != self.demotion.send_failure {
+            self.sends_in_a_row = 0;
+            return;
+        }
+        self.sends_in_a_row = self.sends_in_a_row.saturating_add(1);
+        if self.sends_in_a_row >= SENDS_IN_A_ROW {
+            self.demotion.send_failure = !is_ok;
+            self.sends_in_a_row = 0;
+        }
+    }
+
+    /// Notes that the VIP could not be taken (rule E10).
+    pub(crate) fn vip_failed(&mut self, now: Timestamp) {
+        self.demotion.vip_failure = true;
+        self.hold_down = now.after(HOLD_DOWN);
+    }
+
+    /// Notes that the VIP was taken.
+    pub(crate) const fn vip_taken(&mut self) {
+        self.demotion.vip_failure = false;
+    }
+
+    /// Says whether a master was silent for so long that its peers have replaced it (rule E8).
+    #[must_use]
+    pub(crate) fn has_overslept(&self, now: Timestamp) -> bool {
+        // At deadratio 1 every wake-up comes later than the interval: that alone is not sleep.
+        let intervals = self.settings.deadratio.get().max(2);
+        // What peers were told counts, not what a demotion that just ended would tell them.
+        let announced = self.last_announced.interval();
+        let patience = announced.saturating_mul(intervals.into());
+        self.state == State::Master && now.since(self.last_send) > patience
+    }
+
+    /// Takes note of a peer's advert.
+    pub(crate) fn advert_received(
+        &mut self,
+        now: Timestamp,
+        theirs: Priority,
+        source: Ipv4,
+        arrival: Timestamp,
+    ) -> Decision {
+        match self.state {
+            State::Init => Decision::Nothing,
+            State::Backup => self.backup_heard(now, theirs, source, arrival),
+            State::Master => self.master_heard(theirs, source, arrival),
+        }
+    }
+
+    fn backup_heard(
+        &mut self,
+        now: Timestamp,
+        theirs: Priority,
+        source: Ipv4,
+        arrival: Timestamp,
+    ) -> Decision {
+        if theirs == Priority::BOW_OUT {
+            self.master_bowed_out(source, arrival);
+            return Decision::Nothing;
+        }
+        let mine = self.priority();
+        let may_take_over = now >= self.hold_down;
+        if may_take_over && self.settings.preempt && mine < theirs {
+            return Decision::TakeOver(Reason::Preempted);
+        }
+        if may_take_over && self.loses_patience(mine, theirs) {
+            return Decision::TakeOver(Reason::MasterTooSlow);
+        }
+        self.step_aside_on_tie(mine, theirs, source);
+        self.follow(Followed {
+            source,
+            priority: theirs,
+            arrival,
+        });
+        Decision::Nothing
+    }
+
+    fn master_heard(&mut self, theirs: Priority, source: Ipv4, arrival: Timestamp) -> Decision {
+        let mine = self.priority();
+        let tie = tie_break(self.settings.source, source);
+        let reason = match theirs.cmp(&mine) {
+            Ordering::Less => Reason::BetterMaster,
+            Ordering::Equal if tie == Ordering::Greater => Reason::TieLost,
+            Ordering::Equal | Ordering::Greater => return Decision::Assert,
+        };
+        self.step_aside_on_tie(mine, theirs, source);
+        self.followed = Some(Followed {
+            source,
+            priority: theirs,
+            arrival,
+        });
+        Decision::GiveWay(reason)
+    }
+
+    /// Acts on deadlines that have passed. Call it once everything that arrived was handed in.
+    pub(crate) fn tick(&mut self, now: Timestamp) -> Decision {
+        let is_due = |deadline: Option<Timestamp>| deadline.is_some_and(|at| at <= now);
+        match self.state {
+            State::Init => Decision::Nothing,
+            State::Backup if now < self.hold_down => Decision::Nothing,
+            State::Backup if is_due(self.bow_out_slot) => {
+                Decision::TakeOver(Reason::MasterBowedOut)
+            }
+            State::Backup if is_due(self.master_down) => Decision::TakeOver(Reason::MasterSilent),
+            State::Backup => Decision::Nothing,
+            State::Master if is_due(self.advertise) => Decision::Advertise,
+            State::Master => Decision::Nothing,
+        }
+    }
+
+    /// Returns the next deadline.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Timestamp, Timer)> {
+        match self.state {
+            State::Init => None,
+            State::Master => self.advertise.map(|at| (at, Timer::Advertise)),
+            State::Backup => {
+                let slot = self.bow_out_slot.map(|at| (at, Timer::BowOutSlot));
+                let down = self.master_down.map(|at| (at, Timer::MasterDown));
+                [slot, down]
+                    .into_iter()
+                    .flatten()
+                    .min()
+                    .map(|(at, timer)| (at.max(self.hold_down), timer))
+            }
+        }
+    }
+
+    /// Rule E2. At advbase 0 only a bow-out says that a master is about to time out.
+    fn loses_patience(&self, mine: Priority, theirs: Priority) -> bool {
+        let whole = Duration::from_secs(mine.advbase().into())
+            .saturating_mul(self.settings.deadratio.get().into());
+        mine.advbase() > 0 && whole.saturating_add(mine.slot()) < theirs.interval()
+    }
+
+    /// Rule E4: our turn comes after our rank slot, so that two backups do not both jump.
+    fn master_bowed_out(&mut self, source: Ipv4, arrival: Timestamp) {
+        // Only the master that is followed can leave: a stray farewell must not unseat another one.
+        if self.followed.is_some_and(|master| master.source != source) {
+            return;
+        }
+        let slot = if self.settings.has_sole_peer {
+            Duration::ZERO
+        } else {
+            self.priority().slot()
+        };
+        // A repeated bow-out does not push our turn back.
+        let turn = arrival.after(slot);
+        self.bow_out_slot = Some(self.bow_out_slot.map_or(turn, |at| at.min(turn)));
+    }
+
+    /// Rule E7: of two equal nodes the one that loses ties moves one step away. Two that are not well
+    /// have the same priority by themselves, and move apart when they are well again.
+    fn step_aside_on_tie(&mut self, mine: Priority, theirs: Priority, source: Ipv4) {
+        let is_well = !self.demotion.send_failure && !self.demotion.vip_failure;
+        let loses = tie_break(self.settings.source, source) == Ordering::Greater;
+        if is_well && mine == theirs && loses {
+            self.demotion.equal_skew = self.demotion.equal_skew.saturating_add(1);
+        }
+    }
+
+    fn follow(&mut self, master: Followed) {
+        self.followed = Some(master);
+        self.bow_out_slot = None;
+        self.master_down = Some(master.arrival.after(self.patience()));
+    }
+
+    /// Rule E3: the silence after which this node takes over.
+    fn patience(&self) -> Duration {
+        let mine = self.priority();
+        let ratio = self.settings.deadratio.get().into();
+        let announced = match self.followed {
+            Some(master) => master.priority.interval(),
+            // A ucarp master speaks once a second at the soonest: listen for it before the first
+            // mastership.
+            None => Duration::from_secs(1),
+        };
+        let unit = if mine.advbase() > 0 {
+            Duration::from_secs(mine.advbase().into())
+        } else {
+            mine.interval().max(announced)
+        };
+        unit.saturating_mul(ratio).saturating_add(mine.slot())
+    }
+
+    fn enter_backup(&mut self, now: Timestamp, heard: Timestamp, reason: Reason) -> Transition {
+        self.clear_timers();
+        self.master_down = Some(heard.after(self.patience()));
+        self.enter(State::Backup, now, reason)
+    }
+
+    const fn clear_timers(&mut self) {
+        self.master_down = None;
+        self.bow_out_slot = None;
+        self.advertise = None;
+    }
+
+    const fn enter(&mut self, to: State, at: Timestamp, reason: Reason) -> Transition {
+        let from = self.state;
+        self.state = to;
+        Transition {
+            from,
+            to,
+            reason,
+            at,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! "Should I be master?" The states and their vocabulary; the rules of carp mode are in [`carp`].
+
+pub mod carp;
+
+use crate::time::Timestamp;
+
+/// CARP's states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// The interface cannot be used.
+    Init,
+    /// Listens to a master.
+    Backup,
+    /// Advertises. Whether it serves is said by [`Phase`](crate::promotion::Phase).
+    Master,
+}
+
+impl State {
+    /// Returns the name that status and log use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Backup => "backup",
+            Self::Master => "master",
+        }
+    }
+}
+
+/// Why a state was entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The daemon started and the interface cannot be used yet.
+    Started,
+    /// The interface became usable.
+    LinkUp,
+    /// The interface was lost.
+    LinkDown,
+    /// No master was heard for too long (rule E3).
+    MasterSilent,
+    /// `preempt` is set and the master is worse (rule E1).
+    Preempted,
+    /// The master's interval is longer than our patience (rule E2).
+    MasterTooSlow,
+    /// The master said that it leaves (rule E4).
+    MasterBowedOut,
+    /// A better master advertises (rule E6).
+    BetterMaster,
+    /// A master of equal priority advertises and wins the tie (rule E6).
+    TieLost,
+    /// Our own adverts were late for longer than peers wait (rule E8).
+    Overslept,
+    /// The VIP could not be taken (rule E10).
+    VipFailed,
+    /// The operator ended the daemon.
+    Stopped,
+}
+
+impl Reason {
+    /// Returns the name that status and log use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::LinkUp => "link_up",
+            Self::LinkDown => "link_down",
+            Self::MasterSilent => "master_silent",
+            Self::Preempted => "preempted",
+            Self::MasterTooSlow => "master_too_slow",
+            Self::MasterBowedOut => "master_bowed_out",
+            Self::BetterMaster => "better_master",
+            Self::TieLost => "tie_lost",
+            Self::Overslept => "overslept",
+            Self::VipFailed => "vip_failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A change of state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Before.
+    pub from: State,
+    /// After.
+    pub to: State,
+    /// Why.
+    pub reason: Reason,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What the next deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// Silence makes this node master.
+    MasterDown,
+    /// Our turn after a master bowed out.
+    BowOutSlot,
+    /// The next advert is due.
+    Advertise,
+    /// The VIP is to be announced again.
+    Announce,
+    /// The VIP is to be gone by then.
+    Resign,
+}
+
+impl Timer {
+    /// Returns the name that status and log use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MasterDown => "master_down",
+            Self::BowOutSlot => "bow_out_slot",
+            Self::Advertise => "advertise",
+            Self::Announce => "announce",
+            Self::Resign => "resign",
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What can happen to a node: facts, in the past tense.
+//!
+//! The daemon turns everything outside into one of these. `docs/architecture.md` lists the facts that
+//! heartbeats, lease and metadata promotion add to them.
+
+use crate::carp::Advert;
+use crate::net::Ipv4;
+use crate::time::Timestamp;
+use crate::validate::Verified;
+
+/// A fact that the decision core is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A peer's advert was accepted. It changes deadlines; silence itself is judged at [`Event::Tick`].
+    AdvertReceived {
+        /// What it says.
+        advert: Verified<Advert>,
+        /// Who sent it.
+        source: Ipv4,
+        /// When the kernel received it.
+        arrival: Timestamp,
+    },
+    /// Every record that had arrived by now was delivered. Early, late and repeated ticks are harmless.
+    Tick,
+    /// The interface can send and receive and has the source address.
+    LinkUp,
+    /// It cannot, or is gone.
+    LinkDown,
+    /// The advert that was asked for last left.
+    AdvertSent,
+    /// It did not.
+    SendFailed,
+    /// The VIP is as [`Action::SetVip`](crate::action::Action::SetVip) asked for last.
+    VipSet {
+        /// Whether the interface has the VIP.
+        present: bool,
+    },
+    /// It could not be made so, and will be tried again.
+    VipFailed {
+        /// What was asked for.
+        present: bool,
+    },
+    /// The operator wants the daemon to end.
+    StopRequested,
+}

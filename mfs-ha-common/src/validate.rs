@@ -1,0 +1,340 @@
+//! From a frame to a verdict: the one function that the XDP program and the host share.
+//!
+//! A frame is *ours* when it is IPv4 of protocol 112 in our VLAN to our group, does not look like VRRP
+//! and carries our vhid. What is not ours passes untouched; what is ours is checked from cheap to dear,
+//! the digest last, and dropped at the first fault. Rules and order: `docs/protocol.md`, "Frame classes".
+
+use crate::carp::checksum;
+use crate::carp::wire::{
+    AUTH_WORDS, Advert, HEADER_LEN, HEADER_LEN_U16, Packet, TYPE_ADVERT, VERSION,
+};
+use crate::filter::{
+    ACCEPT_TRAILING_BYTES, FilterConfig, KNOWN_PEERS_ONLY, REJECT_REPEATED_COUNTER, VLAN_ANY,
+};
+use crate::net::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV6_LEN, Ipv4, Ipv4Header, LinkLayer, PROTOCOL_CARP,
+};
+use crate::peer::Peers;
+use crate::stats::{DropReason, PassReason};
+
+/// Something whose digest was checked.
+///
+/// Only validation makes one, and only this type fits into an event of the decision core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified<T>(T);
+
+impl<T> Verified<T> {
+    /// Wraps what the XDP program accepted.
+    pub(crate) const fn from_kernel(value: T) -> Self {
+        Self(value)
+    }
+
+    /// Returns the value.
+    #[inline(always)]
+    #[must_use]
+    pub const fn get(&self) -> &T {
+        &self.0
+    }
+}
+
+/// What happens to a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not for us: up the stack, untouched.
+    Pass(PassReason),
+    /// For us, but not acceptable.
+    Drop(DropReason),
+    /// An authenticated advert.
+    Accept(Accepted),
+}
+
+/// An authenticated advert and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The advert.
+    pub advert: Verified<Advert>,
+    /// Source address of the IP header. The digest does not cover it.
+    pub source: Ipv4,
+    /// Where the frame goes after it was recorded.
+    pub delivery: Delivery,
+}
+
+/// Where an accepted frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Up the stack too, so that tcpdump and a ucarp on the same host see it.
+    PassOn,
+    /// Nowhere: to a unicast advert the kernel would answer "protocol unreachable".
+    Consume,
+}
+
+/// Judges one frame.
+#[inline(always)]
+#[must_use]
+pub fn validate<F: Frame + ?Sized, P: Peers>(
+    frame: &F,
+    filter: &FilterConfig,
+    peers: &P,
+) -> Verdict {
+    match examine(frame, filter, peers) {
+        Examined::Pass(reason) => Verdict::Pass(reason),
+        Examined::Drop(reason) => Verdict::Drop(reason),
+        Examined::Candidate(candidate) if is_authentic(&candidate, filter) => {
+            Verdict::Accept(Accepted {
+                advert: Verified(candidate.advert),
+                source: candidate.source,
+                delivery: candidate.delivery,
+            })
+        }
+        Examined::Candidate(_) => Verdict::Drop(DropReason::BadAuth),
+    }
+}
+
+/// A frame after everything but its digest was checked.
+enum Examined {
+    Pass(PassReason),
+    Drop(DropReason),
+    Candidate(Candidate),
+}
+
+/// An advert whose digest is still to be checked.
+struct Candidate {
+    advert: Advert,
+    md: [u8; 20],
+    source: Ipv4,
+    delivery: Delivery,
+}
+
+// A call of its own: the header's bytes would take more BPF stack than the HMAC leaves.
+#[inline(never)]
+fn examine<F: Frame + ?Sized, P: Peers>(frame: &F, filter: &FilterConfig, peers: &P) -> Examined {
+    match locate(frame, filter) {
+        Ok(datagram) => match check(frame, &datagram, filter, peers) {
+            Ok(candidate) => Examined::Candidate(candidate),
+            Err(reason) => Examined::Drop(reason),
+        },
+        Err(reason) => Examined::Pass(reason),
+    }
+}
+
+// A call of its own, for the same reason.
+#[inline(never)]
+fn is_authentic(candidate: &Candidate, filter: &FilterConfig) -> bool {
+    let Advert { vhid, counter, .. } = candidate.advert;
+    filter.key.verify(vhid, filter.vip, counter, &candidate.md)
+}
+
+/// Where our datagram lies in its frame.
+struct Datagram {
+    ip: Ipv4Header,
+    network_at: usize,
+    payload_at: usize,
+    /// From the IP header, 0 where the stated total length is less than the header.
+    payload_len: u16,
+}
+
+#[inline(always)]
+fn locate<F: Frame + ?Sized>(frame: &F, filter: &FilterConfig) -> Result<Datagram, PassReason> {
+    let link = LinkLayer::parse(frame).ok_or(PassReason::Runt)?;
+    if link.ethertype == ETHERTYPE_IPV6 {
+        return Err(locate_ipv6(frame, &link, filter));
+    }
+    if link.ethertype != ETHERTYPE_IPV4 {
+        return Err(PassReason::NotCarp);
+    }
+    let [protocol] = frame
+        .load(link.network_at.wrapping_add(9))
+        .ok_or(PassReason::Runt)?;
+    if protocol != PROTOCOL_CARP {
+        return Err(PassReason::NotCarp);
+    }
+    if is_other_vlan(&link, filter) {
+        return Err(PassReason::OtherVlan);
+    }
+    let ip = Ipv4Header::new(frame.load(link.network_at).ok_or(PassReason::Runt)?);
+    // A header that claims fewer than five words is refused below; its payload cannot start earlier.
+    let header_len = u16::from(ip.header_words().max(5)).wrapping_mul(4);
+    let payload_at = link.network_at.wrapping_add(usize::from(header_len));
+    let [version_type, vhid, _, authlen] = frame.load(payload_at).ok_or(PassReason::Runt)?;
+    let payload_len = ip.total_len().saturating_sub(header_len);
+    if is_vrrp(version_type, authlen, payload_len) {
+        return Err(PassReason::Vrrp);
+    }
+    if vhid != filter.vhid || vhid == 0 {
+        return Err(PassReason::OtherVhid);
+    }
+    if ip.destination() != filter.group {
+        return Err(PassReason::OtherGroup);
+    }
+    if filter.vip_count != 1 {
+        return Err(PassReason::UnsupportedVips);
+    }
+    Ok(Datagram {
+        ip,
+        network_at: link.network_at,
+        payload_at,
+        payload_len,
+    })
+}
+
+#[inline(always)]
+fn locate_ipv6<F: Frame + ?Sized>(
+    frame: &F,
+    link: &LinkLayer,
+    filter: &FilterConfig,
+) -> PassReason {
+    let Some([next_header]) = frame.load(link.network_at.wrapping_add(6)) else {
+        return PassReason::Runt;
+    };
+    if next_header != PROTOCOL_CARP {
+        return PassReason::NotCarp;
+    }
+    if is_other_vlan(link, filter) {
+        return PassReason::OtherVlan;
+    }
+    let payload_at = link.network_at.wrapping_add(IPV6_LEN);
+    let Some([version_type, vhid, _, _]) = frame.load(payload_at) else {
+        return PassReason::Runt;
+    };
+    // VRRP over IPv6 is version 3 only.
+    if version_type >> 4 == 3 {
+        return PassReason::Vrrp;
+    }
+    if vhid != filter.vhid || vhid == 0 {
+        return PassReason::OtherVhid;
+    }
+    PassReason::UnsupportedIpv6
+}
+
+#[inline(always)]
+const fn is_other_vlan(link: &LinkLayer, filter: &FilterConfig) -> bool {
+    filter.vlan != VLAN_ANY && filter.vlan != link.vlan
+}
+
+/// Tells VRRP from CARP: version 3, or version 2 with the length that its address count asks for.
+///
+/// A VRRPv2 advert has 8 bytes, 4 per address and, by the standard, 8 of authentication data. With 7
+/// addresses its third byte is CARP's authlen; with 44 bytes it is VRRP still. Seven addresses without
+/// authentication data have CARP's very shape: there the digest decides.
+#[inline(always)]
+const fn is_vrrp(version_type: u8, count: u8, payload_len: u16) -> bool {
+    if version_type >> 4 == 3 {
+        return true;
+    }
+    if version_type != VERSION << 4 | TYPE_ADVERT {
+        return false;
+    }
+    // Widening without `as`: u16::from is not const.
+    let addresses = u16::from_le_bytes([count, 0]).wrapping_mul(4);
+    let bare = addresses.wrapping_add(8);
+    let standard = addresses.wrapping_add(16);
+    payload_len == standard || (payload_len == bare && payload_len != HEADER_LEN_U16)
+}
+
+#[inline(always)]
+fn check<F: Frame + ?Sized, P: Peers>(
+    frame: &F,
+    datagram: &Datagram,
+    filter: &FilterConfig,
+    peers: &P,
+) -> Result<Candidate, DropReason> {
+    let ip = &datagram.ip;
+    if ip.version() != 4 || ip.header_words() < 5 {
+        return Err(DropReason::BadIpHeader);
+    }
+    if ip.header_words() > 5 {
+        return Err(DropReason::IpOptions);
+    }
+    if ip.is_fragment() {
+        return Err(DropReason::Fragment);
+    }
+    let end = datagram
+        .network_at
+        .wrapping_add(usize::from(ip.total_len()));
+    if end > frame.len() {
+        return Err(DropReason::Truncated);
+    }
+    if datagram.payload_len < HEADER_LEN_U16 {
+        return Err(DropReason::BadLen);
+    }
+    if ip.ttl() != 255 {
+        return Err(DropReason::BadTtl);
+    }
+    // The total length was compared with the frame above, so this load does not fail; the verifier
+    // wants to see it checked all the same.
+    let bytes: [u8; HEADER_LEN] = frame
+        .load(datagram.payload_at)
+        .ok_or(DropReason::Truncated)?;
+    let packet = Packet::new(bytes);
+    check_packet(&packet, datagram.payload_len, ip, filter)?;
+    check_peer(&packet, ip.source(), filter, peers)?;
+    let [first_octet, ..] = ip.destination();
+    Ok(Candidate {
+        advert: packet.advert(),
+        md: packet.md(),
+        source: ip.source(),
+        delivery: if first_octet >= 224 {
+            Delivery::PassOn
+        } else {
+            Delivery::Consume
+        },
+    })
+}
+
+/// Everything that header and configuration alone decide.
+#[inline(always)]
+fn check_packet(
+    packet: &Packet,
+    payload_len: u16,
+    ip: &Ipv4Header,
+    filter: &FilterConfig,
+) -> Result<(), DropReason> {
+    if packet.version() != VERSION {
+        return Err(DropReason::BadVersion);
+    }
+    if packet.packet_type() != TYPE_ADVERT {
+        return Err(DropReason::BadType);
+    }
+    if packet.auth_words() != AUTH_WORDS {
+        return Err(DropReason::BadAuthlen);
+    }
+    if ip.source() == filter.source {
+        return Err(DropReason::OwnSource);
+    }
+    // Two sums: errors that cancel in one sum over both headers are what ucarp lets through.
+    if !checksum::is_valid(ip.bytes()) {
+        return Err(DropReason::BadIpSum);
+    }
+    if !packet.is_checksum_valid() {
+        return Err(DropReason::BadSum);
+    }
+    if payload_len > HEADER_LEN_U16 && !filter.has(ACCEPT_TRAILING_BYTES) {
+        return Err(DropReason::TrailingBytes);
+    }
+    Ok(())
+}
+
+/// What depends on who sent before.
+#[inline(always)]
+fn check_peer<P: Peers>(
+    packet: &Packet,
+    source: Ipv4,
+    filter: &FilterConfig,
+    peers: &P,
+) -> Result<(), DropReason> {
+    if !filter.has(KNOWN_PEERS_ONLY | REJECT_REPEATED_COUNTER) {
+        return Ok(());
+    }
+    let Some(peer) = peers.find(source) else {
+        return if filter.has(KNOWN_PEERS_ONLY) {
+            Err(DropReason::UnknownPeer)
+        } else {
+            Ok(())
+        };
+    };
+    let is_repeated = peer.adverts > 0 && peer.counter == u64::from_be_bytes(packet.counter());
+    if is_repeated && filter.has(REJECT_REPEATED_COUNTER) {
+        return Err(DropReason::RepeatedCounter);
+    }
+    Ok(())
+}

@@ -1,0 +1,315 @@
+//! Generated sequences of events on one node: every step keeps the invariants of `support/checked.rs`.
+
+#[path = "support/checked.rs"]
+mod checked;
+
+use std::num::NonZeroU8;
+use std::time::Duration;
+
+use checked::{Checked, advert};
+use mfs_ha_common::action::Action;
+use mfs_ha_common::election::State;
+use mfs_ha_common::election::carp::Settings;
+use mfs_ha_common::event::Event;
+use mfs_ha_common::node::NodeConfig;
+use mfs_ha_common::priority::Priority;
+use mfs_ha_common::time::Timestamp;
+use proptest::prelude::*;
+
+const BOOTED: Timestamp = Timestamp::from_nanos(1_000_000_000_000);
+
+/// Addresses around the node's own in both orders: numeric and last octet first.
+const SOURCES: &[[u8; 4]] = &[[10, 0, 0, 1], [10, 0, 1, 1], [10, 0, 0, 3], [9, 9, 9, 9]];
+const OWN_SOURCE: [u8; 4] = [10, 0, 0, 2];
+
+fn configuration(cases: u32) -> ProptestConfig {
+    let is_long = std::env::var_os("MFS_HA_LONG").is_some();
+    ProptestConfig {
+        cases: if is_long { cases * 10 } else { cases },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+/// When something happens, seen from the step before or from the node's deadline.
+#[derive(Clone, Copy, Debug)]
+enum Pause {
+    None,
+    Micros(u32),
+    Millis(u32),
+    Seconds(u16),
+    /// Just before the deadline.
+    BeforeDeadline,
+    AtDeadline,
+    AfterDeadline {
+        micros: u32,
+    },
+}
+
+/// What happens. Priorities are given relative to the node's own where that matters.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    Advert {
+        source: usize,
+        priority: Heard,
+        age_ms: u16,
+    },
+    Tick,
+    LinkUp,
+    LinkDown,
+    AdvertSent,
+    SendFailed,
+    VipSet(bool),
+    VipFailed(bool),
+    /// The VIP is as it was last asked to be.
+    VipObeys,
+    /// It is not.
+    VipRefuses,
+    Stop,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Heard {
+    Same,
+    Shifted(i8),
+    BowOut,
+    Any(u8, u8),
+}
+
+fn pauses() -> impl Strategy<Value = Pause> {
+    prop_oneof![
+        4 => Just(Pause::None),
+        2 => (0_u32..2000).prop_map(Pause::Micros),
+        4 => (0_u32..2000).prop_map(Pause::Millis),
+        1 => (0_u16..40).prop_map(Pause::Seconds),
+        2 => Just(Pause::BeforeDeadline),
+        5 => Just(Pause::AtDeadline),
+        2 => (0_u32..300_000).prop_map(|micros| Pause::AfterDeadline { micros }),
+    ]
+}
+
+fn happenings() -> impl Strategy<Value = Happening> {
+    let heard = prop_oneof![
+        2 => Just(Heard::Same),
+        4 => (-3_i8..=3).prop_map(Heard::Shifted),
+        1 => Just(Heard::BowOut),
+        2 => any::<(u8, u8)>().prop_map(|(base, skew)| Heard::Any(base, skew)),
+        1 => (0_u8..4, any::<u8>()).prop_map(|(base, skew)| Heard::Any(base, skew)),
+    ];
+    let adverts = (
+        0..SOURCES.len(),
+        heard,
+        prop_oneof![3 => Just(0_u16), 1 => 0_u16..5000],
+    )
+        .prop_map(|(source, priority, age_ms)| Happening::Advert {
+            source,
+            priority,
+            age_ms,
+        });
+    prop_oneof![
+        10 => adverts,
+        14 => Just(Happening::Tick),
+        2 => Just(Happening::LinkUp),
+        1 => Just(Happening::LinkDown),
+        1 => Just(Happening::AdvertSent),
+        2 => Just(Happening::SendFailed),
+        1 => any::<bool>().prop_map(Happening::VipSet),
+        1 => any::<bool>().prop_map(Happening::VipFailed),
+        5 => Just(Happening::VipObeys),
+        1 => Just(Happening::VipRefuses),
+        1 => Just(Happening::Stop),
+    ]
+}
+
+fn configs() -> impl Strategy<Value = NodeConfig> {
+    let priorities = prop_oneof![
+        (0_u8..3, prop_oneof![1_u8..60, 230_u8..=254]),
+        (1_u8.., 0_u8..=254),
+    ];
+    (
+        priorities,
+        prop_oneof![4 => 1_u8..5, 1 => 1_u8..],
+        any::<[bool; 3]>(),
+    )
+        .prop_map(
+            |((advbase, advskew), deadratio, [preempt, has_sole_peer, neutral])| NodeConfig {
+                election: Settings {
+                    priority: Priority::new(advbase, advskew),
+                    deadratio: NonZeroU8::new(deadratio).unwrap_or(NonZeroU8::MIN),
+                    preempt,
+                    source: OWN_SOURCE,
+                    has_sole_peer,
+                },
+                neutral,
+            },
+        )
+}
+
+struct Run {
+    node: Checked,
+    now: Timestamp,
+    wanted: bool,
+    actions: Vec<Action>,
+}
+
+impl Run {
+    fn new(config: NodeConfig) -> Self {
+        Self {
+            node: Checked::new(config, BOOTED),
+            now: BOOTED,
+            wanted: false,
+            actions: Vec::new(),
+        }
+    }
+
+    fn pass(&mut self, pause: Pause) {
+        let deadline = self.node.poll_timeout().unwrap_or(self.now).max(self.now);
+        let before = deadline
+            .as_nanos()
+            .saturating_sub(1)
+            .max(self.now.as_nanos());
+        self.now = match pause {
+            Pause::None => self.now,
+            Pause::Micros(micros) => self.now.after(Duration::from_micros(micros.into())),
+            Pause::Millis(millis) => self.now.after(Duration::from_millis(millis.into())),
+            Pause::Seconds(seconds) => self.now.after(Duration::from_secs(seconds.into())),
+            Pause::BeforeDeadline => Timestamp::from_nanos(before),
+            Pause::AtDeadline => deadline,
+            Pause::AfterDeadline { micros } => deadline.after(Duration::from_micros(micros.into())),
+        };
+    }
+
+    fn event(&self, happening: Happening) -> Event {
+        match happening {
+            Happening::Advert {
+                source,
+                priority,
+                age_ms,
+            } => {
+                let age = Duration::from_millis(age_ms.into());
+                let arrival = u64::try_from(age.as_nanos())
+                    .map_or(0, |age| self.now.as_nanos().saturating_sub(age));
+                let arrival = Timestamp::from_nanos(arrival);
+                advert(SOURCES[source], self.heard(priority), arrival)
+            }
+            Happening::Tick => Event::Tick,
+            Happening::LinkUp => Event::LinkUp,
+            Happening::LinkDown => Event::LinkDown,
+            Happening::AdvertSent => Event::AdvertSent,
+            Happening::SendFailed => Event::SendFailed,
+            Happening::VipSet(present) => Event::VipSet { present },
+            Happening::VipFailed(present) => Event::VipFailed { present },
+            Happening::VipObeys => Event::VipSet {
+                present: self.wanted,
+            },
+            Happening::VipRefuses => Event::VipFailed {
+                present: self.wanted,
+            },
+            Happening::Stop => Event::StopRequested,
+        }
+    }
+
+    fn heard(&self, heard: Heard) -> Priority {
+        let own = self.node.status().priority;
+        match heard {
+            Heard::Same => own,
+            Heard::Shifted(by) => {
+                Priority::new(own.advbase(), own.advskew().saturating_add_signed(by))
+            }
+            Heard::BowOut => Priority::BOW_OUT,
+            Heard::Any(advbase, advskew) => Priority::new(advbase, advskew),
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        self.actions = self.node.step(self.now, event);
+        for action in &self.actions {
+            if let Action::SetVip { present } = action {
+                self.wanted = *present;
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(configuration(1500))]
+
+    #[test]
+    fn every_sequence_keeps_the_invariants(
+        config in configs(),
+        steps in prop::collection::vec((pauses(), happenings()), 1..80),
+    ) {
+        let mut run = Run::new(config);
+        for (pause, happening) in steps {
+            run.pass(pause);
+            let event = run.event(happening);
+            run.step(event);
+        }
+    }
+
+    /// The same events give the same actions, whatever ticks come in between before a deadline.
+    #[test]
+    fn early_and_repeated_ticks_change_nothing(
+        config in configs(),
+        steps in prop::collection::vec((pauses(), happenings()), 1..40),
+        ticks in 1_usize..4,
+    ) {
+        let mut run = Run::new(config);
+        let mut disturbed = Run::new(config);
+        for (pause, happening) in steps {
+            run.pass(pause);
+            let event = run.event(happening);
+            run.step(event);
+            disturbed.now = run.now;
+            disturbed.step(event);
+            prop_assert_eq!(&run.actions, &disturbed.actions);
+            // Only adverts may leave a deadline behind that has passed: for the tick to judge.
+            if disturbed.node.poll_timeout().is_none_or(|at| at > disturbed.now) {
+                for _ in 0..ticks {
+                    disturbed.step(Event::Tick);
+                    prop_assert!(disturbed.actions.is_empty());
+                }
+            }
+            prop_assert_eq!(run.node.status(), disturbed.node.status());
+        }
+    }
+}
+
+/// However long nothing but time passes, a lone node becomes master, stays it and serves.
+#[test]
+fn a_lone_node_becomes_master_within_the_bound() {
+    for (advbase, advskew) in [(0, 1), (0, 254), (1, 0), (1, 254), (3, 7)] {
+        for deadratio in [1, 2, 3, 5] {
+            let own = Priority::new(advbase, advskew);
+            let config = NodeConfig {
+                election: Settings {
+                    priority: own,
+                    deadratio: NonZeroU8::new(deadratio).unwrap_or(NonZeroU8::MIN),
+                    preempt: false,
+                    source: OWN_SOURCE,
+                    has_sole_peer: false,
+                },
+                neutral: false,
+            };
+            let mut run = Run::new(config);
+            run.step(Event::LinkUp);
+            let unit = Duration::from_secs(u64::from(advbase).max(1)).max(own.interval());
+            let bound = BOOTED.after(unit * u32::from(deadratio) + own.slot());
+            let mut became_master = None;
+            for _ in 0..500 {
+                run.pass(Pause::AfterDeadline { micros: 200 });
+                run.step(Event::Tick);
+                if run.wanted {
+                    run.step(Event::VipSet { present: true });
+                }
+                if run.node.status().state == State::Master {
+                    became_master = became_master.or(Some(run.now));
+                } else {
+                    assert_eq!(became_master, None, "{config:?}");
+                }
+            }
+            let at = became_master.map(|at| at <= bound.after(Duration::from_millis(1)));
+            assert_eq!(at, Some(true), "{config:?}");
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! A node whose every step is checked against the invariants.
+//!
+//! They are stated here once; generated sequences, the simulated networks and the fuzzer all drive
+//! nodes through this. What it knows of the rules is computed anew from `docs/protocol.md`, from the
+//! events alone.
+
+use std::time::Duration;
+
+use mfs_ha_common::action::{ACTIONS_MAX, Action, Hook};
+use mfs_ha_common::election::carp::HOLD_DOWN;
+use mfs_ha_common::election::{Reason, State, Transition};
+use mfs_ha_common::event::Event;
+use mfs_ha_common::net::Ipv4;
+use mfs_ha_common::node::{Node, NodeConfig, NodeStatus};
+use mfs_ha_common::priority::Priority;
+use mfs_ha_common::promotion::{Phase, RESIGN_LIMIT};
+use mfs_ha_common::record::{AdvertRecord, KIND_ADVERT};
+use mfs_ha_common::time::Timestamp;
+
+/// Two announcements of one service are never closer.
+const ANNOUNCE_SPACING: Duration = Duration::from_millis(100);
+
+/// Makes the event of an accepted advert.
+pub(crate) fn advert(source: Ipv4, priority: Priority, arrival: Timestamp) -> Event {
+    let record = AdvertRecord {
+        kind: KIND_ADVERT,
+        ifindex: 1,
+        arrival_ns: arrival.as_nanos(),
+        counter: [0; 8],
+        source,
+        mac: [0; 6],
+        vhid: 1,
+        advbase: priority.advbase(),
+        advskew: priority.advskew(),
+        demote: 0,
+        reserved: [0; 2],
+    };
+    Event::AdvertReceived {
+        advert: record.advert(),
+        source,
+        arrival,
+    }
+}
+
+/// A node under supervision.
+#[derive(Clone, Debug)]
+pub(crate) struct Checked {
+    node: Node,
+    config: NodeConfig,
+    /// What the VIP was last asked to be, and whether that was confirmed since.
+    wanted: Option<bool>,
+    is_confirmed: bool,
+    /// The up hook ran, and the down hook has not followed it.
+    is_up: bool,
+    has_listened: bool,
+    /// When and with which interval this node advertised last.
+    last_send: (Timestamp, Duration),
+    last_announcement: Option<Timestamp>,
+    farewell: Option<Farewell>,
+    hold_down_until: Timestamp,
+    /// The master that is followed, and when its silence has lasted too long.
+    followed: Option<Ipv4>,
+    silence_ends: Option<Timestamp>,
+    has_exited: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Farewell {
+    is_final: bool,
+    by: Timestamp,
+}
+
+#[derive(Debug)]
+struct Step<'a> {
+    now: Timestamp,
+    event: Event,
+    before: NodeStatus,
+    after: NodeStatus,
+    actions: &'a [Action],
+}
+
+impl Checked {
+    pub(crate) fn new(config: NodeConfig, now: Timestamp) -> Self {
+        Self {
+            node: Node::new(config, now),
+            config,
+            wanted: None,
+            is_confirmed: false,
+            is_up: false,
+            has_listened: false,
+            last_send: (now, Duration::ZERO),
+            last_announcement: None,
+            farewell: None,
+            hold_down_until: Timestamp::from_nanos(0),
+            followed: None,
+            silence_ends: None,
+            has_exited: false,
+        }
+    }
+
+    pub(crate) fn status(&self) -> NodeStatus {
+        self.node.status()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
+        self.node.poll_timeout().map(|(at, _)| at)
+    }
+
+    /// Hands an event to the node and checks what comes of it.
+    pub(crate) fn step(&mut self, now: Timestamp, event: Event) -> Vec<Action> {
+        let before = self.node.status();
+        let actions: Vec<Action> = self.node.handle(now, event).into_iter().collect();
+        let step = Step {
+            now,
+            event,
+            before,
+            after: self.node.status(),
+            actions: &actions,
+        };
+        assert!(actions.len() <= ACTIONS_MAX, "{step:?}");
+        if self.has_exited {
+            assert!(actions.is_empty(), "after the exit: {step:?}");
+            assert_eq!(step.after.next, None, "after the exit: {step:?}");
+            return actions;
+        }
+        step.check_tick();
+        step.check_reports(self.config);
+        self.check_waking(&step);
+        self.check_silence(&step);
+        self.note_event(&step);
+        for action in &actions {
+            self.check_action(&step, *action);
+        }
+        self.check_farewell(&step);
+        self.check_state(&step);
+        self.note_silence(&step);
+        actions
+    }
+
+    /// A master that was silent for as long as its peers wait is backup before it does anything else
+    /// (rule E8). A wake-up that is late by less than an interval is not sleep, whatever deadratio is.
+    fn check_waking(&self, step: &Step<'_>) {
+        let ratio = self.config.election.deadratio.get().max(2);
+        let (sent, interval) = self.last_send;
+        let patience = interval * u32::from(ratio);
+        let overslept = step.before.state == State::Master
+            && self.farewell.is_none()
+            && step.now.since(sent) > patience;
+        assert_eq!(step.has_overslept(), overslept, "{step:?}");
+        if overslept {
+            let first = step.actions.first();
+            assert_eq!(first, Some(&Action::SetVip { present: false }), "{step:?}");
+            let first_report = step.position(|action| matches!(action, Action::Report(_)));
+            let first_advert = step.position(|action| matches!(action, Action::SendAdvert(_)));
+            assert!(
+                first_advert.is_none_or(|at| Some(at) > first_report),
+                "{step:?}"
+            );
+        }
+    }
+
+    /// Silence is believed neither early nor late, by a tick only, and not during the hold-down.
+    fn check_silence(&self, step: &Step<'_>) {
+        let may = step.now >= self.hold_down_until && self.farewell.is_none();
+        let is_silent = self.silence_ends.is_some_and(|at| at <= step.now);
+        let is_tick = step.event == Event::Tick && step.before.state == State::Backup;
+        if is_tick && may && is_silent {
+            assert_eq!(step.after.state, State::Master, "{step:?}");
+        }
+        for report in step.reports().filter(|report| report.to == State::Master) {
+            assert!(may, "{step:?}");
+            let silent = report.reason == Reason::MasterSilent;
+            assert!(!silent || is_silent, "{step:?}");
+        }
+    }
+
+    fn note_event(&mut self, step: &Step<'_>) {
+        // A failed VIP is news only while it is wanted, and a sleeper gave it up before the news.
+        let is_serving = matches!(step.before.phase, Phase::Promoting | Phase::Active);
+        let is_serving = is_serving && !step.has_overslept();
+        let by = step.now.after(RESIGN_LIMIT);
+        match step.event {
+            Event::VipSet { present } => {
+                self.is_confirmed |= self.wanted == Some(present);
+            }
+            Event::VipFailed { present: true } if is_serving => {
+                self.hold_down_until = step.now.after(HOLD_DOWN);
+                self.farewell = Some(Farewell {
+                    is_final: false,
+                    by,
+                });
+            }
+            Event::StopRequested => {
+                self.farewell = Some(Farewell {
+                    is_final: true,
+                    by: self.farewell.map_or(by, |farewell| farewell.by),
+                });
+            }
+            // Nobody is left to hear it, but a daemon that ends waits for its VIP all the same.
+            Event::LinkDown => self.farewell = self.farewell.filter(|farewell| farewell.is_final),
+            Event::VipFailed { .. }
+            | Event::AdvertReceived { .. }
+            | Event::Tick
+            | Event::LinkUp
+            | Event::AdvertSent
+            | Event::SendFailed => {}
+        }
+    }
+
+    fn check_action(&mut self, step: &Step<'_>, action: Action) {
+        match action {
+            Action::SendAdvert(priority) => self.check_advert(step, priority),
+            Action::SetVip { present } => {
+                self.wanted = Some(present);
+                self.is_confirmed = false;
+                assert!(!present || step.after.state == State::Master, "{step:?}");
+            }
+            Action::AnnounceVip => {
+                assert_eq!(step.after.phase, Phase::Active, "{step:?}");
+                let is_first = step.before.phase != Phase::Active;
+                let is_spaced = self
+                    .last_announcement
+                    .is_none_or(|last| step.now.since(last) >= ANNOUNCE_SPACING);
+                assert!(is_first || is_spaced, "{step:?}");
+                self.last_announcement = Some(step.now);
+            }
+            Action::RunHook(Hook::Up) => {
+                assert_eq!(step.event, Event::VipSet { present: true }, "{step:?}");
+                assert!(!self.is_up, "{step:?}");
+                self.is_up = true;
+            }
+            Action::RunHook(Hook::Down) => {
+                let is_at_start = !self.has_listened && !self.config.neutral;
+                assert!(self.is_up || is_at_start, "{step:?}");
+                self.is_up = false;
+            }
+            Action::Report(transition) => self.has_listened |= transition.to == State::Backup,
+            Action::Exit => self.has_exited = true,
+        }
+    }
+
+    fn check_advert(&mut self, step: &Step<'_>, priority: Priority) {
+        if priority == Priority::BOW_OUT {
+            // Only a master says farewell, once its VIP is gone or has not gone in time.
+            assert_eq!(step.before.state, State::Master, "{step:?}");
+            assert!(
+                self.is_vip_gone() || self.is_farewell_late(step),
+                "{step:?}"
+            );
+            return;
+        }
+        let configured = self.config.election.priority;
+        assert_eq!(priority.advbase(), configured.advbase(), "{step:?}");
+        assert!(priority >= configured, "{step:?}");
+        assert!(
+            priority == configured || priority.advskew() < 255,
+            "{step:?}"
+        );
+        self.last_send = (step.now, priority.interval());
+    }
+
+    fn is_vip_gone(&self) -> bool {
+        self.wanted == Some(false) && self.is_confirmed
+    }
+
+    fn is_farewell_late(&self, step: &Step<'_>) -> bool {
+        self.farewell
+            .is_some_and(|farewell| farewell.by <= step.now)
+    }
+
+    /// The exit is the last action, after the farewell; a farewell is said in time.
+    fn check_farewell(&mut self, step: &Step<'_>) {
+        let exits = step.count(|action| action == Action::Exit);
+        let ends_with_exit = step.actions.last() == Some(&Action::Exit);
+        assert_eq!(exits, usize::from(ends_with_exit), "{step:?}");
+        if self.has_exited {
+            let had_nothing = step.before.phase == Phase::Standby;
+            assert!(
+                self.farewell.is_some_and(|farewell| farewell.is_final),
+                "{step:?}"
+            );
+            assert!(
+                had_nothing || self.is_vip_gone() || self.is_farewell_late(step),
+                "{step:?}"
+            );
+            assert_ne!(self.wanted, Some(true), "{step:?}");
+        }
+        if step
+            .reports()
+            .any(|report| report.reason == Reason::VipFailed)
+        {
+            self.farewell = None;
+        }
+        if step.event == Event::Tick && !self.has_exited {
+            assert!(!self.is_farewell_late(step), "{step:?}");
+        }
+    }
+
+    fn check_state(&self, step: &Step<'_>) {
+        let after = &step.after;
+        let is_serving = matches!(after.phase, Phase::Promoting | Phase::Active);
+        let is_active = after.phase == Phase::Active;
+        assert_eq!(is_serving, self.wanted == Some(true), "{step:?}");
+        assert_eq!(is_active, self.is_up, "{step:?}");
+        assert!(!is_active || self.is_confirmed, "{step:?}");
+        assert!(!is_serving || after.state == State::Master, "{step:?}");
+        let is_idle = after.phase == Phase::Standby;
+        assert!(!is_idle || after.state != State::Master, "{step:?}");
+        let is_leaving = self.farewell.is_some() && !self.has_exited;
+        let waits = is_leaving || after.state != State::Init;
+        assert_eq!(after.next.is_some(), waits, "{step:?}");
+    }
+
+    /// Computes from the event when the silence of the master in force has lasted too long (rule E3).
+    fn note_silence(&mut self, step: &Step<'_>) {
+        let announced = match step.event {
+            Event::AdvertReceived {
+                advert,
+                source,
+                arrival,
+            } if advert.get().priority != Priority::BOW_OUT => {
+                Some((source, advert.get().priority, arrival))
+            }
+            _ => None,
+        };
+        let has_entered = step.reports().next().is_some();
+        if step.after.state != State::Backup {
+            self.followed = None;
+            self.silence_ends = None;
+        } else if let Some((source, priority, arrival)) =
+            announced.filter(|_| self.farewell.is_none())
+        {
+            self.followed = Some(source);
+            self.silence_ends = Some(arrival.after(self.patience(step, Some(priority))));
+        } else if has_entered {
+            self.followed = None;
+            self.silence_ends = Some(step.now.after(self.patience(step, None)));
+        }
+        let followed = step.after.followed.map(|followed| followed.source);
+        assert_eq!(followed, self.followed, "{step:?}");
+    }
+
+    fn patience(&self, step: &Step<'_>, announced: Option<Priority>) -> Duration {
+        // A sleeper that learns of a failed send listens first and is demoted then.
+        let own = if step.is_receipt() {
+            step.before.priority
+        } else {
+            step.after.priority
+        };
+        let announced = announced.map_or(Duration::from_secs(1), Priority::interval);
+        let unit = if own.advbase() == 0 {
+            own.interval().max(announced)
+        } else {
+            Duration::from_secs(own.advbase().into())
+        };
+        unit * self.config.election.deadratio.get().into() + own.slot()
+    }
+}
+
+impl Step<'_> {
+    fn reports(&self) -> impl Iterator<Item = Transition> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Report(transition) => Some(*transition),
+            Action::SendAdvert(_)
+            | Action::SetVip { .. }
+            | Action::AnnounceVip
+            | Action::RunHook(_)
+            | Action::Exit => None,
+        })
+    }
+
+    fn has_overslept(&self) -> bool {
+        self.reports()
+            .any(|report| report.reason == Reason::Overslept)
+    }
+
+    fn position(&self, is_wanted: fn(&Action) -> bool) -> Option<usize> {
+        self.actions.iter().position(is_wanted)
+    }
+
+    fn count(&self, is_wanted: fn(Action) -> bool) -> usize {
+        self.actions
+            .iter()
+            .filter(|action| is_wanted(**action))
+            .count()
+    }
+
+    /// A tick before the deadline does nothing; after a tick the deadline lies ahead.
+    fn check_tick(&self) {
+        if self.event != Event::Tick {
+            return;
+        }
+        if self.before.next.is_none_or(|(at, _)| at > self.now) {
+            assert!(self.actions.is_empty(), "early tick: {self:?}");
+            assert_eq!(self.before, self.after, "early tick: {self:?}");
+        }
+        assert!(
+            self.after.next.is_none_or(|(at, _)| at > self.now),
+            "{self:?}"
+        );
+    }
+
+    /// Each change of state is reported once, in order, and for a reason that the event can be.
+    fn check_reports(&self, config: NodeConfig) {
+        let mut state = self.before.state;
+        for report in self.reports() {
+            assert_eq!((report.from, report.at), (state, self.now), "{self:?}");
+            assert!(self.explains(config, report), "{self:?}");
+            state = report.to;
+            assert_eq!(
+                self.after.last.reason == report.reason,
+                self.reports().last() == Some(report)
+            );
+        }
+        assert_eq!(state, self.after.state, "{self:?}");
+        if let Some(last) = self.reports().last() {
+            assert_eq!(self.after.last, last, "{self:?}");
+        } else {
+            assert_eq!(self.after.last, self.before.last, "{self:?}");
+        }
+        self.check_receipts();
+    }
+
+    /// Nothing but a master's own oversleeping follows from the fate of an advert.
+    fn check_receipts(&self) {
+        let is_silent = !self.is_receipt() || self.has_overslept() || self.actions.is_empty();
+        assert!(is_silent, "{self:?}");
+    }
+
+    fn is_receipt(&self) -> bool {
+        matches!(self.event, Event::AdvertSent | Event::SendFailed)
+    }
+
+    fn explains(&self, config: NodeConfig, report: Transition) -> bool {
+        let heard = match self.event {
+            Event::AdvertReceived { advert, source, .. } => {
+                Some((advert.get().priority, last_octet_first(source)))
+            }
+            _ => None,
+        };
+        let (from, to) = (report.from, report.to);
+        let taken_over = from == State::Backup && to == State::Master;
+        let given_way = from == State::Master && to == State::Backup;
+        let mine = self.before.priority;
+        match report.reason {
+            Reason::Started => false,
+            Reason::LinkUp => {
+                self.event == Event::LinkUp && from == State::Init && to == State::Backup
+            }
+            Reason::LinkDown => self.event == Event::LinkDown && to == State::Init,
+            Reason::MasterSilent | Reason::MasterBowedOut => {
+                taken_over && self.event == Event::Tick
+            }
+            Reason::Preempted => {
+                taken_over && config.election.preempt && heard.is_some_and(|(p, _)| mine < p)
+            }
+            Reason::MasterTooSlow => {
+                let is_bow_out = heard.is_some_and(|(p, _)| p == Priority::BOW_OUT);
+                taken_over && mine.advbase() > 0 && heard.is_some() && !is_bow_out
+            }
+            Reason::BetterMaster => given_way && heard.is_some_and(|(p, _)| p < mine),
+            Reason::TieLost => {
+                let own = last_octet_first(config.election.source);
+                given_way && heard.is_some_and(|(p, source)| p == mine && source < own)
+            }
+            Reason::Overslept => given_way,
+            Reason::VipFailed => given_way,
+            Reason::Stopped => to == State::Init,
+        }
+    }
+}
+
+/// ucarp's order of addresses on little-endian machines.
+fn last_octet_first(address: Ipv4) -> [u8; 4] {
+    let [a, b, c, d] = address;
+    [d, c, b, a]
+}
