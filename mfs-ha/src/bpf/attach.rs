@@ -1,0 +1,140 @@
+//! Attaching the program to an interface: native where the driver can, else generic.
+
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, XdpMode};
+
+use super::{BpfError, Program};
+
+/// How the program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// In the network stack, later and slower; works with every driver.
+    Generic,
+}
+
+impl Mode {
+    /// Returns the name that status shows.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+
+    const fn flags(self) -> XdpMode {
+        match self {
+            Self::Native => XdpMode::Driver,
+            Self::Generic => XdpMode::Skb,
+        }
+    }
+}
+
+/// An attachment. Dropping it detaches the program.
+#[derive(Debug)]
+pub struct Attached {
+    /// How it is attached.
+    pub mode: Mode,
+    /// Why native mode was not possible, where it was wanted.
+    pub fallback_reason: Option<String>,
+    _link: XdpLink,
+}
+
+/// Why the program is not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Something else filters this interface already.
+    #[error(
+        "another XDP program is attached to interface {ifindex}: remove it with `ip link set dev IF xdp off` or choose another interface"
+    )]
+    Occupied {
+        /// The interface.
+        ifindex: u32,
+    },
+    /// The kernel or the driver refused.
+    #[error("cannot attach the XDP program to interface {ifindex} in {mode} mode")]
+    Refused {
+        /// The interface.
+        ifindex: u32,
+        /// The mode that was tried.
+        mode: &'static str,
+        /// Why.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The object is unusable.
+    #[error(transparent)]
+    Program(#[from] BpfError),
+}
+
+impl Program {
+    /// Attaches to an interface: in `mode`, or in native mode with generic as the fallback.
+    ///
+    /// # Errors
+    /// Another program is attached, or the kernel refuses every mode that is allowed.
+    pub fn attach(&mut self, ifindex: u32, mode: Option<Mode>) -> Result<Attached, AttachError> {
+        match mode {
+            Some(mode) => self.attach_in(ifindex, mode, None),
+            None => match self.attach_in(ifindex, Mode::Native, None) {
+                Err(AttachError::Refused { source, .. }) => {
+                    self.attach_in(ifindex, Mode::Generic, Some(root_cause(&source)))
+                }
+                other => other,
+            },
+        }
+    }
+
+    fn attach_in(
+        &mut self,
+        ifindex: u32,
+        mode: Mode,
+        fallback_reason: Option<String>,
+    ) -> Result<Attached, AttachError> {
+        let xdp = self.xdp_mut()?;
+        let link = xdp
+            .attach_to_if_index(ifindex, mode.flags())
+            .and_then(|id| xdp.take_link(id))
+            .map_err(|source| refusal(ifindex, mode, source))?;
+        Ok(Attached {
+            mode,
+            fallback_reason,
+            _link: link,
+        })
+    }
+}
+
+fn refusal(ifindex: u32, mode: Mode, source: ProgramError) -> AttachError {
+    // EBUSY: a program is attached in this mode. EEXIST: one is attached in the other mode.
+    if matches!(
+        os_error(&source),
+        Some(nix::libc::EBUSY | nix::libc::EEXIST)
+    ) {
+        return AttachError::Occupied { ifindex };
+    }
+    AttachError::Refused {
+        ifindex,
+        mode: mode.name(),
+        source: Box::new(source),
+    }
+}
+
+fn os_error(error: &ProgramError) -> Option<i32> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return io.raw_os_error();
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn root_cause(error: &ProgramError) -> String {
+    let mut last: &dyn std::error::Error = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

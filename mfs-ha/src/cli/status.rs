@@ -1,0 +1,70 @@
+//! `mfs-ha status`: what the daemon says of itself.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use clap::Args;
+
+use super::{Exit, ExitWith as _, Failure};
+use crate::config::{self, Config};
+use crate::control::{self, Answer, Request};
+
+/// Where sockets are unless configured otherwise.
+const RUN_DIR: &str = "/run/mfs-ha";
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Ask the daemon of this configuration
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["socket", "instance"])]
+    config: Option<PathBuf>,
+    /// Ask the daemon at this socket
+    #[arg(long, value_name = "PATH", conflicts_with = "instance")]
+    socket: Option<PathBuf>,
+    /// Ask the daemon of this instance
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    instance: String,
+    /// Print the whole document as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks the daemon and prints its answer.
+///
+/// # Errors
+/// Nobody answers, or the configuration is wrong.
+pub async fn run(args: &StatusArgs, out: &mut impl Write) -> Result<(), Failure> {
+    let path = socket_path(args)?;
+    let answer = control::ask(&path, Request::Status)
+        .await
+        .exit_with(Exit::Unreachable)?;
+    let status = match answer {
+        Answer::Status(status) => status,
+        Answer::Error(error) => return Err(anyhow!(error)).exit_with(Exit::Failure),
+    };
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &status).exit_with(Exit::Failure)?;
+        writeln!(out).exit_with(Exit::Failure)
+    } else {
+        write!(out, "{status}").exit_with(Exit::Failure)
+    }
+}
+
+fn socket_path(args: &StatusArgs) -> Result<PathBuf, Failure> {
+    if let Some(path) = &args.config {
+        let config = Config::load(path).exit_with(Exit::Usage)?;
+        return Ok(config.socket_path());
+    }
+    if let Some(path) = &args.socket {
+        return Ok(path.clone());
+    }
+    if !config::is_instance_name(&args.instance) {
+        return Err(anyhow!(
+            "{:?} is no instance name: 1 to 32 of a-z, 0-9 and -",
+            args.instance
+        ))
+        .exit_with(Exit::Usage);
+    }
+    Ok(config::socket_path(RUN_DIR.as_ref(), &args.instance))
+}

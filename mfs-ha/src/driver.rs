@@ -1,0 +1,354 @@
+//! The heartbeat loop: wait, take in what happened, ask the node, carry out what it says.
+//!
+//! It runs on a thread and a runtime of its own and shares no lock with the rest of the daemon on its
+//! way from an advert to an advert. Everything slow (netlink, hooks, the control socket, logging) is
+//! somewhere else and is told over channels that never block. One turn, in this order:
+//!
+//! 1. wait for a record, a fact or the node's deadline;
+//! 2. drain the ring buffer, so that what the kernel saw is known before time is judged;
+//! 3. take in facts from the rest of the daemon;
+//! 4. before silence is believed, compare with PEERS, which a full ring buffer cannot hide;
+//! 5. tick.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use aya::maps::{MapData, RingBuf};
+use mfs_ha_common::action::{Action, Actions};
+use mfs_ha_common::election::{Timer, Transition};
+use mfs_ha_common::event::Event;
+use mfs_ha_common::net::Ipv4;
+use mfs_ha_common::node::{Node, NodeStatus};
+use mfs_ha_common::priority::Priority;
+use mfs_ha_common::record::AdvertRecord;
+use mfs_ha_common::time::Timestamp;
+use std::os::fd::{AsFd as _, OwnedFd};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::bpf::PeerMap;
+use crate::clock::{self, BootTimer};
+use crate::hooks::Hook;
+use crate::netlink::vip::{Presence, VipReport, Wanted};
+use crate::readiness;
+use crate::transmit::Transmitter;
+
+/// Facts that may wait for the heartbeat thread. Senders outside wait for room; nothing inside does.
+pub const FACTS_MAX: usize = 64;
+
+/// The most records of one turn: as many as the ring buffer holds. A flood that refills it while it is
+/// drained does not keep the node from its own deadlines.
+const RECORDS_PER_TURN: usize = 8192;
+
+/// Transitions that status shows.
+const TRANSITIONS_MAX: usize = 32;
+
+/// What the rest of the daemon tells the heartbeat thread.
+#[derive(Debug)]
+pub enum Fact {
+    /// The interface can be used, through this.
+    LinkUp(Box<Transmitter>),
+    /// It cannot.
+    LinkDown,
+    /// What became of the VIP.
+    Vip(VipReport),
+    /// The operator ends the daemon.
+    Stop,
+    /// Somebody wants to see the node.
+    Inspect(oneshot::Sender<View>),
+}
+
+/// A look at the node.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The core's own words.
+    pub node: NodeStatus,
+    /// When the look was taken.
+    pub at: Timestamp,
+    /// The last transitions, oldest first.
+    pub transitions: Vec<Transition>,
+    /// Adverts that the interface took.
+    pub adverts_sent: u64,
+    /// Adverts that it did not.
+    pub adverts_failed: u64,
+    /// The longest that a deadline was overrun, in nanoseconds.
+    pub lateness_max_ns: u64,
+}
+
+/// Where decisions go. Sending never waits.
+#[derive(Debug)]
+pub struct Outputs {
+    /// The VIP.
+    pub vip: watch::Sender<Wanted>,
+    /// The hook that has to be the last one that ran.
+    pub hooks: watch::Sender<Option<Hook>>,
+}
+
+/// The heartbeat thread's state.
+pub struct Driver {
+    node: Node,
+    timer: BootTimer,
+    records: RingBuf<MapData>,
+    records_ready: AsyncFd<OwnedFd>,
+    peers: Arc<PeerMap>,
+    seen: BTreeMap<Ipv4, u64>,
+    facts: mpsc::Receiver<Fact>,
+    outputs: Outputs,
+    transmitter: Option<Box<Transmitter>>,
+    view: View,
+    has_ended: bool,
+}
+
+impl Driver {
+    /// Joins the parts. Call it within the runtime that will run it.
+    ///
+    /// # Errors
+    /// No file descriptors left.
+    pub fn new(
+        node: Node,
+        records: RingBuf<MapData>,
+        peers: Arc<PeerMap>,
+        facts: mpsc::Receiver<Fact>,
+        outputs: Outputs,
+    ) -> anyhow::Result<Self> {
+        let fd = records
+            .as_fd()
+            .try_clone_to_owned()
+            .context("watch the ring buffer")?;
+        let view = View {
+            node: node.status(),
+            at: clock::now(),
+            transitions: Vec::new(),
+            adverts_sent: 0,
+            adverts_failed: 0,
+            lateness_max_ns: 0,
+        };
+        Ok(Self {
+            node,
+            timer: BootTimer::new()?,
+            records,
+            records_ready: readiness::watch(fd).context("watch the ring buffer")?,
+            peers,
+            seen: BTreeMap::new(),
+            facts,
+            outputs,
+            transmitter: None,
+            view,
+            has_ended: false,
+        })
+    }
+
+    /// Runs until the node has left.
+    ///
+    /// # Errors
+    /// The timer or the ring buffer cannot be used: the daemon has to end and give the VIP up.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        while !self.has_ended {
+            let fact = self.wait().await?;
+            self.drain_records();
+            if let Some(fact) = fact {
+                self.take_in(fact);
+            }
+            self.drain_facts();
+            self.tick();
+        }
+        Ok(())
+    }
+
+    /// Waits for something to do. Cancel-safe in all branches: a fact is returned, readiness is level.
+    async fn wait(&mut self) -> anyhow::Result<Option<Fact>> {
+        self.timer.arm(self.node.poll_timeout().map(|(at, _)| at))?;
+        tokio::select! {
+            biased;
+            fired = self.timer.fired() => fired.map(|()| None),
+            ready = self.records_ready.readable() => {
+                ready.context("wait for the ring buffer")?.clear_ready();
+                Ok(None)
+            }
+            fact = self.facts.recv() => {
+                // Nobody is left who could stop us: the daemon is ending.
+                Ok(Some(fact.unwrap_or(Fact::Stop)))
+            }
+        }
+    }
+
+    fn drain_records(&mut self) {
+        for _ in 0..RECORDS_PER_TURN {
+            let Some(item) = self.records.next() else {
+                return;
+            };
+            let record = AdvertRecord::parse(&item);
+            drop(item);
+            match record {
+                Ok(record) => self.advert_received(&record),
+                Err(error) => tracing::error!(%error, "a record is not understood"),
+            }
+        }
+    }
+
+    fn drain_facts(&mut self) {
+        for _ in 0..FACTS_MAX {
+            match self.facts.try_recv() {
+                Ok(fact) => self.take_in(fact),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn advert_received(&mut self, record: &AdvertRecord) {
+        self.seen.insert(record.source, record.arrival_ns);
+        tracing::trace!(
+            source = %std::net::Ipv4Addr::from(record.source),
+            advbase = record.advbase,
+            advskew = record.advskew,
+            "advert"
+        );
+        self.handle(Event::AdvertReceived {
+            advert: record.advert(),
+            source: record.source,
+            arrival: record.arrival(),
+        });
+    }
+
+    fn take_in(&mut self, fact: Fact) {
+        match fact {
+            Fact::LinkUp(transmitter) => {
+                self.transmitter = Some(transmitter);
+                self.handle(Event::LinkUp);
+            }
+            Fact::LinkDown => {
+                self.handle(Event::LinkDown);
+                self.transmitter = None;
+            }
+            Fact::Vip(report) => self.vip_reported(&report),
+            Fact::Stop => self.handle(Event::StopRequested),
+            Fact::Inspect(answer) => {
+                self.view.node = self.node.status();
+                self.view.at = clock::now();
+                // The asker may be gone.
+                answer.send(self.view.clone()).ok();
+            }
+        }
+    }
+
+    fn vip_reported(&mut self, report: &VipReport) {
+        let wanted = *self.outputs.vip.borrow();
+        // An answer to an older request says nothing about this one.
+        if report.generation != wanted.generation {
+            return;
+        }
+        let present = wanted.present;
+        let is_as_wanted = match report.presence {
+            Presence::Present => present,
+            Presence::Absent => !present,
+            Presence::Unknown => false,
+        };
+        // An interface that is gone is an error, and yet has no VIP any more.
+        if is_as_wanted {
+            self.handle(Event::VipSet { present });
+        } else if report.error.is_some() {
+            self.handle(Event::VipFailed { present });
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = clock::now();
+        if let Some((at, timer)) = self.node.poll_timeout().filter(|(at, _)| *at <= now) {
+            let lateness = now.as_nanos().saturating_sub(at.as_nanos());
+            self.view.lateness_max_ns = self.view.lateness_max_ns.max(lateness);
+            if timer == Timer::MasterDown {
+                self.reread_peers();
+            }
+        }
+        self.handle(Event::Tick);
+    }
+
+    /// Adverts that found the ring buffer full are still known to PEERS.
+    fn reread_peers(&mut self) {
+        let peers = match self.peers.read() {
+            Ok(peers) => peers,
+            Err(error) => {
+                tracing::warn!(%error, "cannot compare with PEERS");
+                return;
+            }
+        };
+        for (key, state) in peers {
+            let seen = self.seen.get(&key.source).copied().unwrap_or_default();
+            if state.last_advert_ns > seen {
+                self.advert_received(&AdvertRecord::from_peer(key, &state));
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let actions = self.node.handle(clock::now(), event);
+        // A send is answered at once, and the answer asks for nothing more.
+        let answers = self.apply(actions);
+        for answer in answers {
+            let actions = self.node.handle(clock::now(), answer);
+            debug_assert!(actions.is_empty(), "{actions:?}");
+            drop(self.apply(actions));
+        }
+    }
+
+    fn apply(&mut self, actions: Actions) -> Vec<Event> {
+        let mut answers = Vec::new();
+        for action in actions {
+            match action {
+                Action::SendAdvert(priority) => answers.push(self.send_advert(priority)),
+                Action::SetVip { present } => self.outputs.vip.send_modify(|wanted| {
+                    wanted.present = present;
+                    wanted.generation += 1;
+                }),
+                Action::AnnounceVip => self.announce(),
+                Action::RunHook(hook) => {
+                    self.outputs.hooks.send_replace(Some(hook));
+                }
+                Action::Report(transition) => self.report(transition),
+                Action::Exit => self.has_ended = true,
+            }
+        }
+        answers
+    }
+
+    fn send_advert(&mut self, priority: Priority) -> Event {
+        let sent = self
+            .transmitter
+            .as_mut()
+            .map(|transmitter| transmitter.send_advert(priority));
+        match sent {
+            Some(Ok(())) => {
+                self.view.adverts_sent += 1;
+                Event::AdvertSent
+            }
+            Some(Err(error)) => {
+                self.view.adverts_failed += 1;
+                tracing::debug!(%error, "an advert was not sent");
+                Event::SendFailed
+            }
+            None => Event::SendFailed,
+        }
+    }
+
+    fn announce(&self) {
+        if let Some(Err(error)) = self.transmitter.as_ref().map(|t| t.announce()) {
+            tracing::warn!(%error, "a gratuitous ARP was not sent");
+        }
+    }
+
+    fn report(&mut self, transition: Transition) {
+        tracing::info!(
+            from = transition.from.name(),
+            to = transition.to.name(),
+            reason = transition.reason.name(),
+            "state"
+        );
+        let mut transitions = VecDeque::from(std::mem::take(&mut self.view.transitions));
+        if transitions.len() == TRANSITIONS_MAX {
+            transitions.pop_front();
+        }
+        transitions.push_back(transition);
+        self.view.transitions = transitions.into();
+    }
+}

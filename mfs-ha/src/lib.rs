@@ -1,0 +1,22 @@
+//! The adapters between the decision core of mfs-ha and the machine.
+
+pub mod backoff;
+pub mod bpf;
+pub mod capture;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod driver;
+pub mod heartbeat;
+pub mod hooks;
+pub mod inspect;
+pub mod interface;
+pub mod lock;
+pub mod netlink;
+pub mod privileges;
+pub mod readiness;
+pub mod secret;
+pub mod status;
+pub mod supervisor;
+pub mod transmit;

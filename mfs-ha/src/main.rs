@@ -1,0 +1,97 @@
+//! The `mfs-ha` program.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use mfs_ha::cli::{Exit, ExitWith as _, Failure, check, decode, run, status};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+/// Lines that may wait to be written. More are dropped: a stalled log must not stall the daemon.
+const LOG_LINES_MAX: usize = 4096;
+
+/// Automatic failover for MooseFS Community Edition: CARP with its heart in XDP
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "\
+Exit codes: 0 done, 1 failed while running (check: something fails), 2 wrong arguments or configuration,
+3 missing privileges, 4 another instance or XDP program is in the way, 5 the daemon does not answer.
+
+The log goes to standard error; RUST_LOG=debug shows more of it."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground
+    Run(run::RunArgs),
+    /// Check configuration and machine without changing anything
+    Check(check::CheckArgs),
+    /// Show what the running daemon does, and why
+    Status(status::StatusArgs),
+    /// Judge each packet of a capture as the daemon would
+    Decode(decode::DecodeArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(&cli.command) {
+        Ok(exit) => exit.into(),
+        Err(Failure { exit, error }) => {
+            // Nobody is left to tell when this fails.
+            drop(writeln!(io::stderr(), "mfs-ha: {error:#}"));
+            exit.into()
+        }
+    }
+}
+
+fn dispatch(command: &Command) -> Result<Exit, Failure> {
+    let mut out = io::stdout().lock();
+    match command {
+        Command::Decode(args) => {
+            decode::run(args, &mut io::BufWriter::new(out), &mut io::stderr()).map(|()| Exit::Ok)
+        }
+        Command::Status(args) => runtime()?
+            .block_on(status::run(args, &mut out))
+            .map(|()| Exit::Ok),
+        Command::Check(args) => runtime()?.block_on(check::run(args, &mut out)),
+        Command::Run(args) => {
+            drop(out);
+            let _writer = log_to_stderr();
+            runtime()?.block_on(run::run(args)).map(|()| Exit::Ok)
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
+        .exit_with(Exit::Failure)
+}
+
+/// Logs through a thread of its own, so that nobody waits for a slow terminal or journal.
+fn log_to_stderr() -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LOG_LINES_MAX)
+        .lossy(true)
+        .thread_name("log")
+        .finish(io::stderr());
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+    guard
+}

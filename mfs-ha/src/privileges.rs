@@ -1,0 +1,59 @@
+//! What the daemon has to be allowed to do.
+
+use anyhow::{Context as _, bail};
+
+/// Capabilities by number (`linux/capability.h`), and what each is for.
+const NEEDED: [(u8, &str, &str); 3] = [
+    (12, "CAP_NET_ADMIN", "the VIP and the XDP program"),
+    (13, "CAP_NET_RAW", "sending adverts"),
+    (39, "CAP_BPF", "the XDP program and its maps"),
+];
+
+/// `CAP_SYS_ADMIN`, which included `CAP_BPF` before Linux 5.8.
+const CAP_SYS_ADMIN: u8 = 21;
+
+/// Checks the effective capabilities of this process.
+///
+/// # Errors
+/// Names what is missing.
+pub fn require() -> anyhow::Result<()> {
+    let missing = missing(effective()?);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "missing privileges: {}; run it as root, or as a service with these capabilities",
+        missing.join(", ")
+    )
+}
+
+fn missing(effective: u64) -> Vec<String> {
+    let has = |bit: u8| effective & (1 << bit) != 0;
+    NEEDED
+        .iter()
+        .filter(|(bit, name, _)| !has(*bit) && !(*name == "CAP_BPF" && has(CAP_SYS_ADMIN)))
+        .map(|(_, name, purpose)| format!("{name} ({purpose})"))
+        .collect()
+}
+
+fn effective() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .context("find the capabilities in /proc/self/status")?;
+    u64::from_str_radix(line.trim(), 16).context("read the capabilities in /proc/self/status")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(missing(u64::MAX), Vec::<String>::new());
+        assert_eq!(missing(0).len(), 3);
+        assert_eq!(missing((1 << 12) | (1 << 13) | (1 << 21)).len(), 0);
+        assert!(missing((1 << 12) | (1 << 39))[0].starts_with("CAP_NET_RAW"));
+    }
+}

@@ -1,0 +1,290 @@
+//! Keeps the heartbeat thread supplied with a usable interface.
+//!
+//! It follows the interface by name through everything that can happen to it: it attaches the XDP
+//! program to each new appearance, opens a transmitter, and says when the link can and cannot be used.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mfs_ha_common::carp::Vhid;
+use mfs_ha_common::carp::auth::HmacKey;
+use mfs_ha_common::carp::frame::Sender;
+use mfs_ha_common::filter::{
+    ACCEPT_TRAILING_BYTES, FilterConfig, KNOWN_PEERS_ONLY, REJECT_REPEATED_COUNTER,
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::bpf::{AttachError, Attached, ConfigMap, Mode, Program};
+use crate::config::{Config, RepeatedCounter, TrailingBytes, XdpMode};
+use crate::driver::Fact;
+use crate::interface::{Interface, LinkState};
+use crate::transmit::Transmitter;
+
+/// How long to wait before an interface that could not be used is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The part of an interface that adverts depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Usable {
+    ifindex: u32,
+    mac: [u8; 6],
+    source: Ipv4Addr,
+}
+
+/// What the supervisor shows of itself.
+#[derive(Clone, Debug, Default)]
+pub struct LinkView {
+    /// Index of the interface that the program is attached to.
+    pub ifindex: Option<u32>,
+    /// Source address of adverts.
+    pub source: Option<Ipv4Addr>,
+    /// How the program is attached.
+    pub mode: Option<Mode>,
+    /// Why it is not native.
+    pub fallback_reason: Option<String>,
+    /// What keeps the interface from being used.
+    pub problem: Option<String>,
+}
+
+/// The [`LinkView`] of a running supervisor. Only the control socket's side waits for it.
+#[derive(Clone, Debug, Default)]
+pub struct LinkViews(Arc<Mutex<LinkView>>);
+
+impl LinkViews {
+    /// Returns the present view.
+    #[must_use]
+    pub fn get(&self) -> LinkView {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, view: LinkView) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+}
+
+/// Attaches the program and opens transmitters.
+pub struct Supervisor {
+    config: Arc<Config>,
+    key: HmacKey,
+    vhid: Vhid,
+    program: Program,
+    filter: ConfigMap,
+    attached: Option<(u32, Attached)>,
+    in_use: Option<Usable>,
+    facts: mpsc::Sender<Fact>,
+    views: LinkViews,
+}
+
+impl Supervisor {
+    /// Joins the parts. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// The vhid is 0, which the configuration refuses.
+    pub fn new(
+        config: Arc<Config>,
+        key: HmacKey,
+        program: Program,
+        filter: ConfigMap,
+        facts: mpsc::Sender<Fact>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            vhid: Vhid::new(config.carp.vhid).context("vhid 0 is not possible")?,
+            config,
+            key,
+            program,
+            filter,
+            attached: None,
+            in_use: None,
+            facts,
+            views: LinkViews::default(),
+        })
+    }
+
+    /// Returns where the view can be read.
+    #[must_use]
+    pub fn views(&self) -> LinkViews {
+        self.views.clone()
+    }
+
+    /// Attaches to the interface as it is at start, so that what is wrong ends the start.
+    ///
+    /// # Errors
+    /// Another program is attached, or the kernel refuses.
+    pub fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
+        if self
+            .attached
+            .as_ref()
+            .is_some_and(|(ifindex, _)| *ifindex == interface.ifindex)
+        {
+            return Ok(());
+        }
+        self.attached = None;
+        let mode = match self.config.xdp.mode {
+            XdpMode::Auto => None,
+            XdpMode::Native => Some(Mode::Native),
+            XdpMode::Generic => Some(Mode::Generic),
+        };
+        let attached = self.program.attach(interface.ifindex, mode)?;
+        tracing::info!(
+            interface = self.config.interface,
+            ifindex = interface.ifindex,
+            mode = attached.mode.name(),
+            fallback_reason = attached.fallback_reason,
+            "XDP program attached"
+        );
+        self.attached = Some((interface.ifindex, attached));
+        Ok(())
+    }
+
+    /// Follows the interface until the daemon ends.
+    pub async fn run(mut self, mut link: watch::Receiver<LinkState>) {
+        loop {
+            let state = link.borrow_and_update().clone();
+            let problem = match self.follow(&state).await {
+                Ok(problem) => problem,
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    Some(format!("{error:#}"))
+                }
+            };
+            let must_retry = problem.is_some() && state.running();
+            self.publish(problem);
+            tokio::select! {
+                changed = link.changed() => if changed.is_err() {
+                    return;
+                },
+                () = tokio::time::sleep(RETRY), if must_retry => {}
+            }
+        }
+    }
+
+    /// Brings everything to the interface's state, and says what keeps it from being used.
+    async fn follow(&mut self, state: &LinkState) -> anyhow::Result<Option<String>> {
+        let usable = self.judge(state);
+        if self.in_use != usable.as_ref().ok().copied() && self.in_use.take().is_some() {
+            self.tell(Fact::LinkDown).await;
+        }
+        let usable = match usable {
+            Ok(usable) => usable,
+            Err(problem) => {
+                if state.interface.is_none() {
+                    self.attached = None;
+                }
+                return Ok(Some(problem));
+            }
+        };
+        if let Some(interface) = &state.interface {
+            self.attach(interface)?;
+        }
+        if self.in_use == Some(usable) {
+            return Ok(None);
+        }
+        let transmitter = self.open(usable)?;
+        self.in_use = Some(usable);
+        self.tell(Fact::LinkUp(Box::new(transmitter))).await;
+        Ok(None)
+    }
+
+    fn judge(&self, state: &LinkState) -> Result<Usable, String> {
+        let name = &self.config.interface;
+        let Some(interface) = &state.interface else {
+            return Err(format!("interface {name} does not exist"));
+        };
+        if !interface.admin_up {
+            return Err(format!("interface {name} is down"));
+        }
+        if !interface.running && !self.config.carp.ignore_link_state {
+            return Err(format!("interface {name} has no carrier"));
+        }
+        let source = source(&self.config, interface)?;
+        let Some(mac) = interface.mac else {
+            return Err(format!("interface {name} has no Ethernet address"));
+        };
+        Ok(Usable {
+            ifindex: interface.ifindex,
+            mac,
+            source,
+        })
+    }
+
+    fn open(&mut self, usable: Usable) -> anyhow::Result<Transmitter> {
+        let carp = &self.config.carp;
+        let sender = Sender {
+            mac: usable.mac,
+            source: usable.source.octets(),
+            group: carp.multicast_group.octets(),
+            broadcast: carp.broadcast,
+            vlan: self.config.vlan.unwrap_or(0),
+            vhid: self.vhid,
+            vip: self.config.vip.address.octets(),
+        };
+        self.filter.write(filter(&self.config, &sender, self.key))?;
+        Transmitter::open(&self.config.interface, usable.ifindex, sender, self.key)
+    }
+
+    async fn tell(&self, fact: Fact) {
+        if self.facts.send(fact).await.is_err() {
+            tracing::debug!("the heartbeat thread has ended");
+        }
+    }
+
+    fn publish(&self, problem: Option<String>) {
+        let attached = self.attached.as_ref();
+        let before = self.views.get().problem;
+        if let Some(problem) = problem.as_ref().filter(|now| Some(*now) != before.as_ref()) {
+            tracing::warn!(problem, "the interface cannot be used");
+        }
+        self.views.set(LinkView {
+            ifindex: attached.map(|(ifindex, _)| *ifindex),
+            source: self.in_use.map(|usable| usable.source),
+            mode: attached.map(|(_, attached)| attached.mode),
+            fallback_reason: attached.and_then(|(_, attached)| attached.fallback_reason.clone()),
+            problem,
+        });
+    }
+}
+
+/// Returns the address that adverts are sent from.
+///
+/// # Errors
+/// In words: the interface does not have it.
+pub fn source(config: &Config, interface: &Interface) -> Result<Ipv4Addr, String> {
+    let name = &config.interface;
+    match config.source {
+        Some(source) if interface.holds(source) => Ok(source),
+        Some(source) => Err(format!(
+            "interface {name} does not have the address {source}"
+        )),
+        None => interface.source(config.vip.address).ok_or_else(|| {
+            format!("interface {name} has no IPv4 address to send from besides the VIP")
+        }),
+    }
+}
+
+fn filter(config: &Config, sender: &Sender, key: HmacKey) -> FilterConfig {
+    let mut policy = 0;
+    if config.carp.trailing_bytes == TrailingBytes::Accept {
+        policy |= ACCEPT_TRAILING_BYTES;
+    }
+    if config.carp.repeated_counter == RepeatedCounter::Reject {
+        policy |= REJECT_REPEATED_COUNTER;
+    }
+    if !config.carp.peers.is_empty() {
+        policy |= KNOWN_PEERS_ONLY;
+    }
+    FilterConfig {
+        vip: sender.vip,
+        group: sender.group,
+        source: sender.source,
+        vhid: sender.vhid.get(),
+        vip_count: 1,
+        vlan: sender.vlan,
+        policy,
+        key,
+    }
+}
