@@ -1,0 +1,6 @@
+//! The judges: what the segment itself says, whatever a daemon claims.
+
+pub mod address_log;
+pub mod analysis;
+pub mod prober;
+pub mod wire;

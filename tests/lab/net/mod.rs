@@ -1,0 +1,6 @@
+//! The network of the lab: namespaces, one Ethernet segment, raw sockets and address events.
+
+pub mod addresses;
+pub mod netns;
+pub mod packet;
+pub mod topology;
