@@ -76,7 +76,12 @@ pub fn validate<F: Frame + ?Sized, P: Peers>(
     filter: &FilterConfig,
     peers: &P,
 ) -> Verdict {
-    match examine(frame, filter, peers) {
+    // Most traffic is not protocol 112 and shall not pay for a call.
+    let link = match find_protocol_112(frame) {
+        Ok(link) => link,
+        Err(reason) => return Verdict::Pass(reason),
+    };
+    match examine(frame, &link, filter, peers) {
         Examined::Pass(reason) => Verdict::Pass(reason),
         Examined::Drop(reason) => Verdict::Drop(reason),
         Examined::Candidate(candidate) if is_authentic(&candidate, filter) => {
@@ -107,8 +112,13 @@ struct Candidate {
 
 // A call of its own: the header's bytes would take more BPF stack than the HMAC leaves.
 #[inline(never)]
-fn examine<F: Frame + ?Sized, P: Peers>(frame: &F, filter: &FilterConfig, peers: &P) -> Examined {
-    match locate(frame, filter) {
+fn examine<F: Frame + ?Sized, P: Peers>(
+    frame: &F,
+    link: &LinkLayer,
+    filter: &FilterConfig,
+    peers: &P,
+) -> Examined {
+    match locate(frame, link, filter) {
         Ok(datagram) => match check(frame, &datagram, filter, peers) {
             Ok(candidate) => Examined::Candidate(candidate),
             Err(reason) => Examined::Drop(reason),
@@ -133,23 +143,33 @@ struct Datagram {
     payload_len: u16,
 }
 
+/// Returns the link layer of an IP datagram of protocol 112.
 #[inline(always)]
-fn locate<F: Frame + ?Sized>(frame: &F, filter: &FilterConfig) -> Result<Datagram, PassReason> {
+fn find_protocol_112<F: Frame + ?Sized>(frame: &F) -> Result<LinkLayer, PassReason> {
     let link = LinkLayer::parse(frame).ok_or(PassReason::Runt)?;
-    if link.ethertype == ETHERTYPE_IPV6 {
-        return Err(locate_ipv6(frame, &link, filter));
+    let protocol_at = match link.ethertype {
+        ETHERTYPE_IPV4 => link.network_at.wrapping_add(9),
+        ETHERTYPE_IPV6 => link.network_at.wrapping_add(6),
+        _ => return Err(PassReason::NotCarp),
+    };
+    match frame.load(protocol_at) {
+        Some([PROTOCOL_CARP]) => Ok(link),
+        Some(_) => Err(PassReason::NotCarp),
+        None => Err(PassReason::Runt),
     }
-    if link.ethertype != ETHERTYPE_IPV4 {
-        return Err(PassReason::NotCarp);
-    }
-    let [protocol] = frame
-        .load(link.network_at.wrapping_add(9))
-        .ok_or(PassReason::Runt)?;
-    if protocol != PROTOCOL_CARP {
-        return Err(PassReason::NotCarp);
-    }
-    if is_other_vlan(&link, filter) {
+}
+
+#[inline(always)]
+fn locate<F: Frame + ?Sized>(
+    frame: &F,
+    link: &LinkLayer,
+    filter: &FilterConfig,
+) -> Result<Datagram, PassReason> {
+    if filter.vlan != VLAN_ANY && filter.vlan != link.vlan {
         return Err(PassReason::OtherVlan);
+    }
+    if link.ethertype == ETHERTYPE_IPV6 {
+        return Err(locate_ipv6(frame, link, filter));
     }
     let ip = Ipv4Header::new(frame.load(link.network_at).ok_or(PassReason::Runt)?);
     // A header that claims fewer than five words is refused below; its payload cannot start earlier.
@@ -183,15 +203,6 @@ fn locate_ipv6<F: Frame + ?Sized>(
     link: &LinkLayer,
     filter: &FilterConfig,
 ) -> PassReason {
-    let Some([next_header]) = frame.load(link.network_at.wrapping_add(6)) else {
-        return PassReason::Runt;
-    };
-    if next_header != PROTOCOL_CARP {
-        return PassReason::NotCarp;
-    }
-    if is_other_vlan(link, filter) {
-        return PassReason::OtherVlan;
-    }
     let payload_at = link.network_at.wrapping_add(IPV6_LEN);
     let Some([version_type, vhid, _, _]) = frame.load(payload_at) else {
         return PassReason::Runt;
@@ -204,11 +215,6 @@ fn locate_ipv6<F: Frame + ?Sized>(
         return PassReason::OtherVhid;
     }
     PassReason::UnsupportedIpv6
-}
-
-#[inline(always)]
-const fn is_other_vlan(link: &LinkLayer, filter: &FilterConfig) -> bool {
-    filter.vlan != VLAN_ANY && filter.vlan != link.vlan
 }
 
 /// Tells VRRP from CARP: version 3, or version 2 with the length that its address count asks for.

@@ -20,6 +20,8 @@ use crate::status::Status;
 
 /// A request is a short word.
 const REQUEST_BYTES_MAX: u64 = 4096;
+/// So much of a request that is not understood is repeated in the answer.
+const SHOWN_CHARS_MAX: usize = 60;
 /// An answer is a few kilobytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// Connections at a time.
@@ -133,20 +135,31 @@ where
     R: Future<Output = Answer>,
 {
     let (reader, mut writer) = stream.into_split();
-    let mut line = String::new();
+    let mut line = Vec::new();
     BufReader::new(reader.take(REQUEST_BYTES_MAX))
-        .read_line(&mut line)
+        .read_until(b'\n', &mut line)
         .await?;
-    let answer = match serde_json::from_str(&line) {
+    let answer = match serde_json::from_slice(&line) {
         Ok(request) => answer(request).await,
-        Err(error) => Answer::Error(format!(
-            "this daemon does not know the request {:?}: {error}",
-            line.trim_end()
-        )),
+        Err(error) => Answer::Error(refusal(&line, &error)),
     };
     writer.write_all(&serde_json::to_vec(&answer)?).await?;
     writer.shutdown().await?;
     Ok(())
+}
+
+/// Says what is wrong with a request, and what would be right.
+fn refusal(line: &[u8], error: &serde_json::Error) -> String {
+    let text = String::from_utf8_lossy(line);
+    let shown: String = text.trim_end().chars().take(SHOWN_CHARS_MAX).collect();
+    let is_cut = !line.ends_with(b"\n") && line.len() as u64 == REQUEST_BYTES_MAX;
+    let why = if is_cut {
+        format!("it is longer than {REQUEST_BYTES_MAX} bytes")
+    } else {
+        error.to_string()
+    };
+    let known = r#"{"command":"status"}"#;
+    format!("this daemon does not know the request {shown:?} ({why}): send {known}")
 }
 
 /// Asks the daemon behind `path`.

@@ -20,6 +20,7 @@ use mfs_ha_common::election::{Timer, Transition};
 use mfs_ha_common::event::Event;
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::{Node, NodeStatus};
+use mfs_ha_common::peer::PEERS_MAX;
 use mfs_ha_common::priority::Priority;
 use mfs_ha_common::record::AdvertRecord;
 use mfs_ha_common::time::Timestamp;
@@ -92,6 +93,7 @@ pub struct Driver {
     records: RingBuf<MapData>,
     records_ready: AsyncFd<OwnedFd>,
     peers: Arc<PeerMap>,
+    /// Arrival of the last record of each source, in nanoseconds.
     seen: BTreeMap<Ipv4, u64>,
     facts: mpsc::Receiver<Fact>,
     outputs: Outputs,
@@ -197,7 +199,7 @@ impl Driver {
     }
 
     fn advert_received(&mut self, record: &AdvertRecord) {
-        self.seen.insert(record.source, record.arrival_ns);
+        self.note_seen(record);
         tracing::trace!(
             source = %std::net::Ipv4Addr::from(record.source),
             advbase = record.advbase,
@@ -209,6 +211,13 @@ impl Driver {
             source: record.source,
             arrival: record.arrival(),
         });
+    }
+
+    /// Remembers the newest arrival of as many sources as PEERS can hold, whoever else floods us.
+    fn note_seen(&mut self, record: &AdvertRecord) {
+        if self.seen.len() < PEERS_MAX || self.seen.contains_key(&record.source) {
+            self.seen.insert(record.source, record.arrival_ns);
+        }
     }
 
     fn take_in(&mut self, fact: Fact) {

@@ -307,6 +307,17 @@ mod tests {
     }
 
     #[test]
+    fn a_look_at_the_lock_does_not_keep_a_daemon_from_starting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = lock_path(directory.path(), "n1");
+        fs::write(&path, "").unwrap();
+        let looking = Flock::lock(File::open(&path).unwrap(), FlockArg::LockShared).unwrap();
+        let looker = std::thread::spawn(move || drop(looking));
+        InstanceLock::acquire(directory.path(), "n1").unwrap();
+        looker.join().unwrap();
+    }
+
+    #[test]
     fn the_directory_is_made_for_everybody_to_read() {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = directory.path().join("run/mfs-ha");

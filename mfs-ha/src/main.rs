@@ -84,9 +84,13 @@ fn log_to_stderr() -> WorkerGuard {
         .lossy(true)
         .thread_name("log")
         .finish(io::stderr());
-    let filter = EnvFilter::builder()
+    let mut filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .from_env_lossy();
+    // How the loader patches instructions is nobody's business here, at any level.
+    if let Ok(quiet) = "aya_obj=info".parse() {
+        filter = filter.add_directive(quiet);
+    }
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)

@@ -3,14 +3,18 @@
 use anyhow::{Context as _, bail};
 
 /// Capabilities by number (`linux/capability.h`), and what each is for.
-const NEEDED: [(u8, &str, &str); 3] = [
+const NEEDED: [(u8, &str, &str); 4] = [
     (12, "CAP_NET_ADMIN", "the VIP and the XDP program"),
     (13, "CAP_NET_RAW", "sending adverts"),
-    (39, "CAP_BPF", "the XDP program and its maps"),
+    // Without it the verifier refuses arithmetic on packet pointers.
+    (38, "CAP_PERFMON", "the XDP program"),
+    (CAP_BPF, "CAP_BPF", "the XDP program and its maps"),
 ];
 
-/// `CAP_SYS_ADMIN`, which included `CAP_BPF` before Linux 5.8.
+const CAP_BPF: u8 = 39;
+/// `CAP_SYS_ADMIN`, which included `CAP_PERFMON` and `CAP_BPF` before Linux 5.8 and still does.
 const CAP_SYS_ADMIN: u8 = 21;
+const IN_SYS_ADMIN: [u8; 2] = [38, 39];
 
 /// Checks the effective capabilities of this process.
 ///
@@ -31,7 +35,7 @@ fn missing(effective: u64) -> Vec<String> {
     let has = |bit: u8| effective & (1 << bit) != 0;
     NEEDED
         .iter()
-        .filter(|(bit, name, _)| !has(*bit) && !(*name == "CAP_BPF" && has(CAP_SYS_ADMIN)))
+        .filter(|(bit, _, _)| !(has(*bit) || IN_SYS_ADMIN.contains(bit) && has(CAP_SYS_ADMIN)))
         .map(|(_, name, purpose)| format!("{name} ({purpose})"))
         .collect()
 }
@@ -52,8 +56,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         assert_eq!(missing(u64::MAX), Vec::<String>::new());
-        assert_eq!(missing(0).len(), 3);
+        assert_eq!(missing(0).len(), 4);
         assert_eq!(missing((1 << 12) | (1 << 13) | (1 << 21)).len(), 0);
-        assert!(missing((1 << 12) | (1 << 39))[0].starts_with("CAP_NET_RAW"));
+        assert!(missing((1 << 12) | (1 << 38) | (1 << 39))[0].starts_with("CAP_NET_RAW"));
+        assert!(missing((1 << 12) | (1 << 13) | (1 << 39))[0].starts_with("CAP_PERFMON"));
     }
 }

@@ -135,7 +135,10 @@ impl fmt::Display for PasswordWarning {
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be opened or read.
-    #[error("cannot read the password file {}", path.display())]
+    #[error(
+        "cannot read the password file {}, which has to hold 1 to {PASSWORD_BYTES_MAX} bytes",
+        path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -143,7 +146,10 @@ pub enum SecretError {
         source: io::Error,
     },
     /// A directory, device, pipe or socket.
-    #[error("the password file {} is not a regular file", path.display())]
+    #[error(
+        "the password file {} is not a regular file: put 1 to {PASSWORD_BYTES_MAX} bytes into one",
+        path.display()
+    )]
     NotRegular {
         /// The file.
         path: PathBuf,

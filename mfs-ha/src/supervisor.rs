@@ -145,14 +145,11 @@ impl Supervisor {
     pub async fn run(mut self, mut link: watch::Receiver<LinkState>) {
         loop {
             let state = link.borrow_and_update().clone();
-            let problem = match self.follow(&state).await {
-                Ok(problem) => problem,
-                Err(error) => {
-                    tracing::error!("{error:#}");
-                    Some(format!("{error:#}"))
-                }
+            let (problem, must_retry) = match self.follow(&state).await {
+                // What the interface lacks comes with a change of it.
+                Ok(problem) => (problem, false),
+                Err(error) => (Some(format!("{error:#}")), true),
             };
-            let must_retry = problem.is_some() && state.running();
             self.publish(problem);
             tokio::select! {
                 changed = link.changed() => if changed.is_err() {
@@ -196,10 +193,12 @@ impl Supervisor {
             return Err(format!("interface {name} does not exist"));
         };
         if !interface.admin_up {
-            return Err(format!("interface {name} is down"));
+            return Err(format!("interface {name} is down: `ip link set {name} up`"));
         }
         if !interface.running && !self.config.carp.ignore_link_state {
-            return Err(format!("interface {name} has no carrier"));
+            return Err(format!(
+                "interface {name} has no carrier: see to the cable and the switch port"
+            ));
         }
         let source = source(&self.config, interface)?;
         let Some(mac) = interface.mac else {
@@ -258,10 +257,13 @@ pub fn source(config: &Config, interface: &Interface) -> Result<Ipv4Addr, String
     match config.source {
         Some(source) if interface.holds(source) => Ok(source),
         Some(source) => Err(format!(
-            "interface {name} does not have the address {source}"
+            "interface {name} does not have the address {source}: correct `source`, or add it to the interface"
         )),
         None => interface.source(config.vip.address).ok_or_else(|| {
-            format!("interface {name} has no IPv4 address to send from besides the VIP")
+            format!(
+                "interface {name} has no IPv4 address to send from besides the VIP: \
+                 give the node an address of its own there"
+            )
         }),
     }
 }

@@ -130,9 +130,11 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         // Else the directory could not be removed.
-        if let Err(error) = nix::mount::umount(&self.path("bpf")) {
-            println!("cannot unmount {}: {error}", self.path("bpf").display());
-        }
+        let unmounted = nix::mount::umount(&self.path("bpf"));
+        assert!(
+            unmounted.is_ok() || std::thread::panicking(),
+            "{unmounted:?}"
+        );
     }
 }
 

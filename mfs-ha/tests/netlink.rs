@@ -385,9 +385,15 @@ fn an_interface_that_goes_is_reported_and_gets_the_vip_when_it_is_back() {
         ip("link add v0 type veth peer name v1");
         applier.reports(1, Presence::Present).await;
         assert!(ip_shows("-4 addr show dev v0", "inet 10.0.0.100/24"));
-        // Removing it from an interface that is gone is done already, and still an error: somebody
-        // may rename an interface that has the VIP.
+        // Renamed, it is not ours any more, and must not keep the VIP.
+        ip("addr add 10.0.0.1/24 dev v0");
         ip("link set v0 name other0");
+        let report = until(&mut applier.reports, "a report of the renaming", |report| {
+            report.error.is_some()
+        })
+        .await;
+        assert_eq!(report.error.as_deref(), Some("interface v0 is gone"));
+        assert!(!ip_shows("-4 addr show dev other0", "10.0.0.100"));
         applier.want(false, 2);
         until(&mut applier.reports, "gone", |report| {
             report.generation == 2

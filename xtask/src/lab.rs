@@ -1,4 +1,4 @@
-//! `cargo xtask lab`, `demo` and `bench`: prepares everything, then becomes the lab program.
+//! `cargo xtask lab` and `demo`: prepares everything, then becomes the lab program.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ pub(crate) const DAEMON_VARIABLE: &str = "MFS_HA_BIN";
 
 /// Runs the lab program in place of xtask, so that its exit code and an interrupt are its own.
 ///
-/// `demo` and `bench` are its subcommands, like `up` in `cargo xtask lab up`.
+/// `demo` is its subcommand, like `up` in `cargo xtask lab up`.
 ///
 /// # Errors
 /// When something that it needs cannot be installed or built.

@@ -9,6 +9,7 @@
     reason = "a command line tool talks on its standard streams"
 )]
 
+mod bench;
 mod build_ebpf;
 mod clippy;
 mod console;
@@ -64,8 +65,11 @@ enum Command {
     Clippy,
     /// Check the house rules that no compiler checks
     Tidy,
-    /// Measure; everything after the name goes to the lab program (`bench --help`)
-    Bench(Verbatim),
+    /// Measure
+    Bench {
+        /// What to measure
+        what: bench::Benchmark,
+    },
     /// Run the test network; everything after the name goes to the lab program (`lab --help`)
     Lab(Verbatim),
     /// Show a failover; everything after the name goes to the lab program (`demo --help`)
@@ -108,7 +112,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test { long } => return test::run(&workspace, long),
         Command::Clippy => clippy::run(&workspace)?,
         Command::Tidy => tidy::run(&workspace)?,
-        Command::Bench(Verbatim { args }) => lab::exec(&workspace, Some("bench"), &args)?,
+        Command::Bench { what } => bench::exec(&workspace, what)?,
         Command::Lab(Verbatim { args }) => lab::exec(&workspace, None, &args)?,
         Command::Demo(Verbatim { args }) => lab::exec(&workspace, Some("demo"), &args)?,
         Command::Fuzz { seconds, targets } => fuzz::run(&workspace, seconds, &targets)?,

@@ -3,7 +3,7 @@
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 
-use super::{BpfError, Program};
+use super::{BpfError, Program, os_error};
 
 /// How the program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Attached {
 pub enum AttachError {
     /// Something else filters this interface already.
     #[error(
-        "another XDP program is attached to interface {ifindex}: remove it with `ip link set dev IF xdp off` or choose another interface"
+        "another XDP program is attached to interface number {ifindex}: stop what put it there (`bpftool net` shows it), or choose another interface"
     )]
     Occupied {
         /// The interface.
@@ -118,17 +118,6 @@ fn refusal(ifindex: u32, mode: Mode, source: ProgramError) -> AttachError {
         mode: mode.name(),
         source: Box::new(source),
     }
-}
-
-fn os_error(error: &ProgramError) -> Option<i32> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.raw_os_error();
-        }
-        next = error.source();
-    }
-    None
 }
 
 fn root_cause(error: &ProgramError) -> String {

@@ -177,6 +177,34 @@ fn typed<T: TryFrom<Map, Error = MapError>>(
     })
 }
 
+impl BpfError {
+    /// Whether the kernel said that we may not, rather than that it cannot.
+    pub fn is_not_permitted(&self) -> bool {
+        os_error(self) == Some(nix::libc::EPERM)
+    }
+}
+
+/// The error number at the root of an error.
+fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return io.raw_os_error();
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Returns the name of a loaded program; `None` if there is none of that number, or if we may not look.
+#[must_use]
+pub fn program_name(id: u32) -> Option<String> {
+    aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == id)
+        .and_then(|program| program.name_as_str().map(str::to_owned))
+}
+
 impl Program {
     fn xdp_mut(&mut self) -> Result<&mut Xdp, BpfError> {
         self.ebpf
@@ -230,11 +258,20 @@ pub fn remove_pins(dir: &Path) -> Result<bool, BpfError> {
             source,
         })?;
     }
-    ignore_missing(std::fs::remove_dir(dir)).map_err(|source| BpfError::Pin {
-        action: "remove the pin directory",
-        path: dir.to_owned(),
-        source,
-    })?;
+    match ignore_missing(std::fs::remove_dir(dir)) {
+        Ok(_existed) => {}
+        // Not ours to remove, and not in the way either.
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            tracing::warn!(directory = %dir.display(), "somebody else's files stay among the pins");
+        }
+        Err(source) => {
+            return Err(BpfError::Pin {
+                action: "remove the pin directory",
+                path: dir.to_owned(),
+                source,
+            });
+        }
+    }
     Ok(existed)
 }
 

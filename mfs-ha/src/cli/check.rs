@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Exit, ExitWith as _, Failure};
+use super::{Exit, Failure, written_out};
 use crate::config::{Config, ConfigError};
+use crate::error::chain;
 use crate::lock::Holder;
 use crate::{bpf, privileges};
 
@@ -48,7 +49,7 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<Exit, Failure
                 .map(drop)
                 .map_err(|error| chain(&error))
         },
-        program_name: host::program_name,
+        program_name: bpf::program_name,
         become_realtime: host::become_realtime,
     };
     let report = examine(&args.config, &System::default(), &probes).await;
@@ -57,8 +58,10 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<Exit, Failure
     } else {
         report.write_text(out)
     };
-    written.exit_with(Exit::Failure)?;
-    Ok(if report.has_failed() {
+    written_out(written)?;
+    Ok(if report.has_invalid_configuration {
+        Exit::Usage
+    } else if report.has_failed() {
         Exit::Failure
     } else {
         Exit::Ok
@@ -106,6 +109,9 @@ pub struct Finding {
 pub struct Report {
     /// One after the other.
     pub findings: Vec<Finding>,
+    /// The configuration cannot be used, so that much was not looked at.
+    #[serde(skip)]
+    pub has_invalid_configuration: bool,
 }
 
 impl Report {
@@ -170,6 +176,7 @@ pub async fn examine(path: &Path, system: &System, probes: &Probes) -> Report {
     host::kernel(system, &mut report);
     host::program(probes, &mut report);
     let Some(config) = config else {
+        report.has_invalid_configuration = true;
         return report;
     };
     if config.scheduling.realtime {
@@ -213,18 +220,6 @@ fn load(path: &Path, report: &mut Report) -> Option<Config> {
             None
         }
     }
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use mfs_ha_common::priority::Priority;
 use mfs_ha_common::validate::{Verdict, validate};
 use serde::Serialize;
 
-use super::{Exit, ExitWith as _, Failure};
+use super::{Exit, ExitWith as _, Failure, written_out};
 use crate::capture::{self, Record};
 use crate::secret::Password;
 
@@ -173,10 +173,7 @@ pub fn run(args: &DecodeArgs, out: &mut impl Write, err: &mut impl Write) -> Res
             other => other.exit_with(Exit::Failure)?,
         }
     }
-    match out.flush() {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.exit_with(Exit::Failure),
-    }
+    written_out(out.flush())
 }
 
 fn filter(args: &DecodeArgs, err: &mut impl Write) -> Result<FilterConfig, Failure> {

@@ -5,6 +5,7 @@ pub mod decode;
 pub mod run;
 pub mod status;
 
+use std::io;
 use std::process::ExitCode;
 
 /// Exit codes, as `mfs-ha --help` and `docs/operations.md` list them.
@@ -35,6 +36,14 @@ impl From<Exit> for ExitCode {
             Exit::InUse => 4,
             Exit::Unreachable => 5,
         })
+    }
+}
+
+/// What became of the program's output. The reader of a pipe may have seen enough.
+fn written_out(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.exit_with(Exit::Failure),
     }
 }
 

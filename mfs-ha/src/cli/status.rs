@@ -1,12 +1,12 @@
 //! `mfs-ha status`: what the daemon says of itself.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::anyhow;
 use clap::Args;
 
-use super::{Exit, ExitWith as _, Failure};
+use super::{Exit, ExitWith as _, Failure, written_out};
 use crate::config::{self, Config};
 use crate::control::{self, Answer, Request};
 
@@ -38,16 +38,35 @@ pub async fn run(args: &StatusArgs, out: &mut impl Write) -> Result<(), Failure>
     let path = socket_path(args)?;
     let answer = control::ask(&path, Request::Status)
         .await
-        .exit_with(Exit::Unreachable)?;
+        .map_err(unanswered)?;
     let status = match answer {
         Answer::Status(status) => status,
         Answer::Error(error) => return Err(anyhow!(error)).exit_with(Exit::Failure),
     };
-    if args.json {
-        serde_json::to_writer_pretty(&mut *out, &status).exit_with(Exit::Failure)?;
-        writeln!(out).exit_with(Exit::Failure)
+    written_out(if args.json {
+        serde_json::to_writer_pretty(&mut *out, &status)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out))
     } else {
-        write!(out, "{status}").exit_with(Exit::Failure)
+        write!(out, "{status}")
+    })
+}
+
+/// Nobody who answers, or somebody who does not answer us.
+fn unanswered(error: anyhow::Error) -> Failure {
+    let is_refused = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    if is_refused {
+        let error = error.context("only the user that the daemon runs as can ask it");
+        return Failure {
+            exit: Exit::NotPermitted,
+            error,
+        };
+    }
+    Failure {
+        exit: Exit::Unreachable,
+        error,
     }
 }
 

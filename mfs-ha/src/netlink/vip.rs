@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::{Netlink, NetlinkError};
 use crate::backoff::Backoff;
+use crate::error::chain;
 use crate::interface::{Address, Interface, LinkState};
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -80,6 +81,15 @@ pub enum Held {
     AsConfigured,
 }
 
+/// What an operation found when it was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// How the interface holds the VIP.
+    pub held: Held,
+    /// The interface's number.
+    pub ifindex: u32,
+}
+
 /// Why the VIP could not be changed or looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum VipError {
@@ -104,10 +114,14 @@ pub enum VipError {
 /// show can be tried.
 pub trait VipTarget {
     /// Does the operation and tells what the kernel has afterwards.
+    ///
+    /// `last_ifindex` is what the last success told: an interface that was renamed since then is
+    /// not ours any more, and must not keep the VIP.
     fn execute(
         &mut self,
         operation: Operation,
-    ) -> impl Future<Output = Result<Held, VipError>> + Send;
+        last_ifindex: Option<u32>,
+    ) -> impl Future<Output = Result<Found, VipError>> + Send;
 }
 
 /// Follows the wish; see the module.
@@ -116,6 +130,7 @@ pub struct VipApplier<T> {
     target: T,
     wanted: watch::Receiver<Wanted>,
     link: watch::Receiver<LinkState>,
+    last_ifindex: Option<u32>,
     reports: watch::Sender<VipReport>,
 }
 
@@ -135,6 +150,7 @@ impl<T: VipTarget> VipApplier<T> {
         let applier = Self {
             target,
             wanted,
+            last_ifindex: None,
             link,
             reports,
         };
@@ -164,8 +180,25 @@ impl<T: VipTarget> VipApplier<T> {
                 }
                 Err((presence, error)) => {
                     failures = failures.saturating_add(1);
-                    self.report(wanted, presence, Some(error.to_string()), failures);
-                    (Some(Instant::now() + retry.next_delay()), None)
+                    let words = chain(&error);
+                    if failures == 1 && !matches!(error, VipError::InterfaceGone { .. }) {
+                        tracing::warn!(
+                            wanted = wanted.present,
+                            error = words,
+                            "cannot change the VIP"
+                        );
+                    }
+                    self.report(wanted, presence, Some(words), failures);
+                    let now = Instant::now();
+                    let not_before = match error {
+                        VipError::InterfaceGone { .. } => None,
+                        // What failed may have changed the interface, which must not turn into a
+                        // hot loop.
+                        VipError::Netlink(_) | VipError::WithoutEffect { .. } => {
+                            Some(now + RETRY_FIRST)
+                        }
+                    };
+                    (Some(now + retry.next_delay()), not_before)
                 }
             };
             tokio::select! {
@@ -179,12 +212,7 @@ impl<T: VipTarget> VipApplier<T> {
 
     /// Brings the kernel to what is wanted, reports it, and tells whether anything had to be done.
     async fn apply(&mut self, wanted: Wanted) -> Result<bool, (Presence, VipError)> {
-        let unknown = |error| (presence_after(&error), error);
-        let held = self
-            .target
-            .execute(Operation::Read)
-            .await
-            .map_err(unknown)?;
+        let held = self.execute(Operation::Read).await?;
         let operation = match (wanted.present, held) {
             (true, Held::AsConfigured) | (false, Held::No) => {
                 self.report(wanted, presence(held), None, 0);
@@ -193,7 +221,7 @@ impl<T: VipTarget> VipApplier<T> {
             (true, Held::No | Held::WithOtherPrefix) => Operation::Add,
             (false, Held::AsConfigured | Held::WithOtherPrefix) => Operation::Remove,
         };
-        let held = self.target.execute(operation).await.map_err(unknown)?;
+        let held = self.execute(operation).await?;
         let fulfilled = match held {
             Held::AsConfigured => wanted.present,
             Held::No => !wanted.present,
@@ -207,8 +235,24 @@ impl<T: VipTarget> VipApplier<T> {
             ?operation,
             "changed the VIP"
         );
-        self.report(wanted, presence(held), None, 0);
+        // Also when it reads like the last one: a VIP that was put back has to be announced again.
+        self.reports.send_replace(VipReport {
+            generation: wanted.generation,
+            presence: presence(held),
+            error: None,
+            failures: 0,
+        });
         Ok(true)
+    }
+
+    async fn execute(&mut self, operation: Operation) -> Result<Held, (Presence, VipError)> {
+        match self.target.execute(operation, self.last_ifindex).await {
+            Ok(found) => {
+                self.last_ifindex = Some(found.ifindex);
+                Ok(found.held)
+            }
+            Err(error) => Err((presence_after(&error), error)),
+        }
     }
 
     fn report(&self, wanted: Wanted, presence: Presence, error: Option<String>, failures: u32) {
@@ -313,9 +357,16 @@ pub struct NetlinkTarget {
 }
 
 impl VipTarget for NetlinkTarget {
-    async fn execute(&mut self, operation: Operation) -> Result<Held, VipError> {
+    async fn execute(
+        &mut self,
+        operation: Operation,
+        last_ifindex: Option<u32>,
+    ) -> Result<Found, VipError> {
         let netlink = Netlink::connect()?;
-        let before = self.read(&netlink).await?;
+        let Some(before) = netlink.interface(&self.interface).await? else {
+            self.remove_from_renamed(&netlink, last_ifindex).await?;
+            return Err(self.gone());
+        };
         let after = match operation {
             Operation::Read => before,
             Operation::Add => {
@@ -327,7 +378,10 @@ impl VipTarget for NetlinkTarget {
             }
             Operation::Remove => self.remove(&netlink, before).await?,
         };
-        Ok(self.held(&after))
+        Ok(Found {
+            held: self.held(&after),
+            ifindex: after.ifindex,
+        })
     }
 }
 
@@ -367,6 +421,27 @@ impl NetlinkTarget {
             held = Held::WithOtherPrefix;
         }
         held
+    }
+
+    /// Removes the VIP from the interface that had our name.
+    async fn remove_from_renamed(
+        &self,
+        netlink: &Netlink,
+        last_ifindex: Option<u32>,
+    ) -> Result<(), VipError> {
+        for owner in netlink.owners_of(self.vip).await? {
+            if Some(owner.ifindex) == last_ifindex {
+                tracing::warn!(
+                    interface = self.interface,
+                    renamed = owner.interface,
+                    "the interface was renamed; removing the VIP from it"
+                );
+                netlink
+                    .remove_address(owner.ifindex, self.vip, owner.prefix_len)
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     async fn remove(&self, netlink: &Netlink, before: Interface) -> Result<Interface, VipError> {
@@ -475,13 +550,14 @@ pub async fn remove_vip_now(interface: &str, vip: Ipv4Addr) -> Result<bool, VipE
         // Every prefix is removed.
         prefix_len: 32,
     };
-    let before = match target.execute(Operation::Read).await {
-        Err(VipError::InterfaceGone { .. }) | Ok(Held::No) => return Ok(false),
-        other => other?,
-    };
-    match target.execute(Operation::Remove).await {
-        Ok(Held::No) | Err(VipError::InterfaceGone { .. }) => Ok(before != Held::No),
-        Ok(Held::WithOtherPrefix | Held::AsConfigured) => Err(VipError::WithoutEffect {
+    match target.execute(Operation::Read, None).await {
+        Ok(Found { held: Held::No, .. }) | Err(VipError::InterfaceGone { .. }) => return Ok(false),
+        Ok(_) => {}
+        Err(error) => return Err(error),
+    }
+    match target.execute(Operation::Remove, None).await {
+        Ok(Found { held: Held::No, .. }) | Err(VipError::InterfaceGone { .. }) => Ok(true),
+        Ok(_) => Err(VipError::WithoutEffect {
             operation: Operation::Remove,
         }),
         Err(error) => Err(error),

@@ -4,9 +4,10 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::Report;
 use super::host::System;
-use super::{Report, chain};
 use crate::config::Config;
+use crate::error::chain;
 use crate::lock::{self, Holder};
 use crate::secret;
 

@@ -121,14 +121,6 @@ pub(super) fn kernel(system: &System, report: &mut Report) {
     }
 }
 
-/// The name that a loaded program has in the kernel.
-pub(super) fn program_name(id: u32) -> Option<String> {
-    aya::programs::loaded_programs()
-        .filter_map(Result::ok)
-        .find(|program| program.id() == id)
-        .and_then(|program| program.name_as_str().map(str::to_owned))
-}
-
 /// Tries it on a thread that ends at once.
 pub(super) fn become_realtime() -> Result<(), String> {
     let attempt = std::thread::spawn(|| {
@@ -138,7 +130,12 @@ pub(super) fn become_realtime() -> Result<(), String> {
             ThreadPriority::Crossplatform(lowest),
             ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo),
         )
-        .map_err(|error| format!("{error:?}"))
+        .map_err(|error| {
+            if let thread_priority::Error::OS(number) = error {
+                return std::io::Error::from_raw_os_error(number).to_string();
+            }
+            format!("{error:?}")
+        })
     });
     attempt
         .join()

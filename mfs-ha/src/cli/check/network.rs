@@ -1,8 +1,9 @@
 //! The interface, its addresses and what its driver can do.
 
+use super::Report;
 use super::host::Probes;
-use super::{Report, chain};
 use crate::config::{Config, XdpMode};
+use crate::error::chain;
 use crate::interface::{Address, AttachMode, AttachedXdp, Interface};
 use crate::netlink::{Netlink, NetlinkError, offload};
 

@@ -42,18 +42,6 @@ fn only_a_failure_fails() {
 }
 
 #[test]
-fn an_error_is_told_with_its_causes() {
-    let error = ConfigError::Read {
-        path: "/x".into(),
-        source: io::Error::other("the disk is gone"),
-    };
-    assert_eq!(
-        chain(&error),
-        "cannot read the configuration /x: the disk is gone"
-    );
-}
-
-#[test]
 fn a_program_that_is_not_loaded_has_no_name() {
-    assert_eq!(host::program_name(u32::MAX), None);
+    assert_eq!(crate::bpf::program_name(u32::MAX), None);
 }

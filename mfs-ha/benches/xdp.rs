@@ -1,0 +1,193 @@
+//! What the XDP program costs per packet, next to the same HMAC in native code in the same run.
+//!
+//! Each figure is the least of several interleaved rounds of `BPF_PROG_TEST_RUN`, which leaves other
+//! load on the machine out as far as possible. It includes the kernel's own loop around the program,
+//! which the first line shows. Run it with `cargo xtask bench xdp`; it needs root.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use aya::{TestRun as _, TestRunOptions};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use mfs_ha::bpf;
+use mfs_ha_common::carp::auth::HmacKey;
+use mfs_ha_common::carp::frame::Sender;
+use mfs_ha_common::carp::{Advert, Vhid};
+use mfs_ha_common::filter::FilterConfig;
+use mfs_ha_common::priority::Priority;
+use sha1::Sha1;
+
+const ROUNDS: usize = 15;
+const PACKETS_PER_ROUND: u32 = 200_000;
+const PASSWORD: &[u8] = b"benchmark";
+const VIP: [u8; 4] = [10, 77, 0, 100];
+
+/// One kind of frame.
+struct Class {
+    name: &'static str,
+    counter: &'static str,
+    frame: Vec<u8>,
+    least: Duration,
+}
+
+fn main() -> anyhow::Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "needs root: it loads an eBPF program into the kernel"
+    );
+    let (program, mut maps) = bpf::load(None, &[]).context("load the program")?;
+    maps.config.write(filter()?)?;
+    let xdp = program.xdp()?;
+    let mut classes = classes()?;
+    let mut native = [Duration::MAX; 2];
+    for _ in 0..ROUNDS {
+        for class in &mut classes {
+            let before = maps.stats.read()?;
+            let result = xdp.test_run(TestRunOptions {
+                data_in: Some(&class.frame),
+                repeat: PACKETS_PER_ROUND,
+                ..TestRunOptions::default()
+            })?;
+            class.least = class.least.min(result.duration);
+            let after = maps.stats.read()?;
+            let counted = |stats: &mfs_ha_common::stats::Stats| {
+                stats.fields().find(|(name, _)| *name == class.counter)
+            };
+            ensure!(
+                counted(&after) > counted(&before),
+                "{} is not counted as {}",
+                class.name,
+                class.counter
+            );
+            // An advert is only written into the ring while there is room.
+            while maps.records.next().is_some() {}
+        }
+        native[0] = native[0].min(time_native(&mut same_code()?));
+        native[1] = native[1].min(time_native(&mut rustcrypto()?));
+    }
+    print(&classes, native);
+    Ok(())
+}
+
+fn print(classes: &[Class], native: [Duration; 2]) {
+    let hmac = native[0].as_nanos().max(1);
+    println!("least of {ROUNDS} rounds of {PACKETS_PER_ROUND} packets");
+    println!(
+        "{:<44} {:>6} {:>16}",
+        "XDP, per packet", "ns", "of native HMAC"
+    );
+    for class in classes {
+        let nanos = class.least.as_nanos();
+        println!("{:<44} {nanos:>6} {:>15} %", class.name, nanos * 100 / hmac);
+    }
+    println!("{:<44} {:>6}", "native, this HMAC (two compressions)", hmac);
+    println!(
+        "{:<44} {:>6}",
+        "native, RustCrypto HMAC-SHA1 (two compressions)",
+        native[1].as_nanos()
+    );
+}
+
+fn filter() -> anyhow::Result<FilterConfig> {
+    Ok(FilterConfig {
+        vip: VIP,
+        group: [224, 0, 0, 18],
+        source: [10, 77, 0, 9],
+        vhid: 10,
+        vip_count: 1,
+        vlan: 0,
+        policy: 0,
+        key: HmacKey::new(PASSWORD)?,
+    })
+}
+
+fn advert_frame() -> anyhow::Result<Vec<u8>> {
+    let sender = Sender {
+        mac: [2, 0, 0, 0, 0, 1],
+        source: [10, 77, 0, 1],
+        group: [224, 0, 0, 18],
+        broadcast: false,
+        vlan: 0,
+        vhid: Vhid::new(10).context("vhid")?,
+        vip: VIP,
+    };
+    let advert = Advert {
+        vhid: 10,
+        priority: Priority::new(1, 0),
+        demote: 0,
+        counter: [7; 8],
+    };
+    let frame = sender.advert(&HmacKey::new(PASSWORD)?, &advert, 1);
+    Ok(frame.as_bytes().to_vec())
+}
+
+fn classes() -> anyhow::Result<Vec<Class>> {
+    let advert = advert_frame()?;
+    let changed = |at: usize, value: u8| {
+        let mut frame = advert.clone();
+        if let Some(byte) = frame.get_mut(at) {
+            *byte = value;
+        }
+        frame
+    };
+    let mut arp = advert.clone();
+    arp.splice(12..14, [8, 6]);
+    let class = |name, counter, frame| Class {
+        name,
+        counter,
+        frame,
+        least: Duration::MAX,
+    };
+    Ok(vec![
+        class("not ours: ARP", "not_carp", arp),
+        class("not ours: TCP over IPv4", "not_carp", changed(23, 6)),
+        class("not ours: VRRP version 3", "vrrp", changed(34, 0x31)),
+        class("not ours: other vhid", "other_vhid", changed(35, 11)),
+        class("dropped: TTL 254", "bad_ttl", changed(22, 254)),
+        class("dropped: authlen", "bad_authlen", changed(37, 12)),
+        class("dropped: IP checksum", "bad_ip_sum", changed(24, 0)),
+        class("dropped: CARP checksum", "bad_sum", changed(40, 0)),
+        class("dropped: digest", "bad_auth", forged(&advert)?),
+        class("accepted advert", "accepted", advert),
+    ])
+}
+
+/// The advert with another digest and the checksum for it.
+fn forged(advert: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut frame = advert.to_vec();
+    let header = frame.get_mut(34..70).context("header")?;
+    header[20] ^= 1;
+    header[6..8].fill(0);
+    let sum = mfs_ha_common::carp::checksum::compute::<36>((&*header).try_into()?);
+    header[6..8].copy_from_slice(&sum);
+    Ok(frame)
+}
+
+fn same_code() -> anyhow::Result<impl FnMut(u64)> {
+    let key = HmacKey::new(PASSWORD)?;
+    Ok(move |counter: u64| {
+        black_box(key.digest(10, black_box(VIP), counter.to_be_bytes()));
+    })
+}
+
+fn rustcrypto() -> anyhow::Result<impl FnMut(u64)> {
+    let keyed = Hmac::<Sha1>::new_from_slice(PASSWORD)?;
+    Ok(move |counter: u64| {
+        let mut mac = keyed.clone();
+        mac.update(&[2, 1, 10]);
+        mac.update(&black_box(VIP));
+        mac.update(&counter.to_be_bytes());
+        black_box(mac.finalize());
+    })
+}
+
+fn time_native(run: &mut impl FnMut(u64)) -> Duration {
+    let begin = Instant::now();
+    for counter in 0..u64::from(PACKETS_PER_ROUND) {
+        run(counter);
+    }
+    begin.elapsed() / PACKETS_PER_ROUND
+}

@@ -1,0 +1,366 @@
+//! The daemon: its parts put together, run, and taken apart again.
+//!
+//! [`Ground`] is what a start needs and may be refused; nothing on the machine is changed but that the
+//! XDP program is attached, and that is undone when it is dropped. [`Daemon`] owns the VIP: whatever
+//! ends it, the VIP is removed last, by the node's own farewell and once more by hand.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use aya_log::EbpfLogger;
+use mfs_ha_common::carp::auth::HmacKey;
+use mfs_ha_common::election::carp::Settings;
+use mfs_ha_common::node::{Node, NodeConfig};
+use mfs_ha_common::priority::Priority;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::bpf::{self, AttachError, BpfError, Maps, PeerMap, StatsMap};
+use crate::clock;
+use crate::config::Config;
+use crate::control::ControlSocket;
+use crate::driver::{FACTS_MAX, Fact, Outputs};
+use crate::heartbeat::{self, Heartbeat, Parts};
+use crate::hooks::{HookRunner, HookSettings};
+use crate::inspect::Inspector;
+use crate::interface::{Interface, LinkState};
+use crate::netlink::NetlinkError;
+use crate::netlink::vip::{NetlinkTarget, VipApplier, VipReport, Wanted, remove_vip_now};
+use crate::netlink::watch::{LinkWatcher, watch as watch_link};
+use crate::readiness;
+use crate::signals::{Asked, Signals};
+use crate::supervisor::{self, Supervisor};
+
+/// The heartbeat thread leaves in 200 ms, VIP or not; after this it is not waited for any more.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+
+type Logger = EbpfLogger<&'static dyn log::Log>;
+
+/// Why there is nothing to stand on.
+#[derive(Debug, thiserror::Error)]
+pub enum GroundError {
+    /// The interface is not there or has no address.
+    #[error("{0}")]
+    Interface(String),
+    /// The interface cannot be asked about.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The program cannot be loaded.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// The program cannot be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+/// A usable interface with the XDP program on it.
+pub struct Ground {
+    config: Arc<Config>,
+    source: Ipv4Addr,
+    link_watcher: LinkWatcher,
+    link: watch::Receiver<LinkState>,
+    supervisor: Supervisor,
+    facts: mpsc::Sender<Fact>,
+    facts_receiver: mpsc::Receiver<Fact>,
+    peers: Arc<PeerMap>,
+    stats: StatsMap,
+    records: aya::maps::RingBuf<aya::maps::MapData>,
+    logger: Logger,
+}
+
+impl Ground {
+    /// Finds the interface, loads the program and attaches it.
+    ///
+    /// # Errors
+    /// What is missing or in the way.
+    pub async fn prepare(config: &Arc<Config>, key: HmacKey) -> Result<Self, GroundError> {
+        let (link_watcher, link) = watch_link(&config.interface).await?;
+        let (interface, source) = first_interface(config, &link).map_err(GroundError::Interface)?;
+        let (program, maps) = bpf::load(Some(&config.pin_dir()), &config.carp.peers)?;
+        let Maps {
+            config: filter,
+            peers,
+            stats,
+            records,
+            logger,
+        } = maps;
+        let (facts, facts_receiver) = mpsc::channel(FACTS_MAX);
+        let mut supervisor =
+            Supervisor::new(Arc::clone(config), key, program, filter, facts.clone())
+                .map_err(|error| GroundError::Interface(error.to_string()))?;
+        supervisor.attach(&interface)?;
+        Ok(Self {
+            config: Arc::clone(config),
+            source,
+            link_watcher,
+            link,
+            supervisor,
+            facts,
+            facts_receiver,
+            peers,
+            stats,
+            records,
+            logger,
+        })
+    }
+}
+
+/// Returns the interface that exists at start, and the address to send from.
+fn first_interface(
+    config: &Config,
+    link: &watch::Receiver<LinkState>,
+) -> Result<(Interface, Ipv4Addr), String> {
+    let state = link.borrow();
+    let Some(interface) = &state.interface else {
+        return Err(format!(
+            "interface {} does not exist: `ip link` lists those that do",
+            config.interface
+        ));
+    };
+    let source = supervisor::source(config, interface)?;
+    Ok((interface.clone(), source))
+}
+
+/// The running daemon.
+pub struct Daemon {
+    config: Arc<Config>,
+    facts: mpsc::Sender<Fact>,
+    heartbeat: Heartbeat,
+    supervisor: Supervisor,
+    link: watch::Receiver<LinkState>,
+    link_watcher: LinkWatcher,
+    applier: VipApplier<NetlinkTarget>,
+    reports: watch::Receiver<VipReport>,
+    hooks: HookRunner,
+    inspector: Inspector,
+    control: ControlSocket,
+    logger: Logger,
+    signals: Signals,
+}
+
+impl Daemon {
+    /// Starts the heartbeat thread and everything around it.
+    ///
+    /// # Errors
+    /// The control socket, a thread or a signal handler cannot be had.
+    pub async fn start(ground: Ground) -> anyhow::Result<Self> {
+        let config = ground.config;
+        remove_stale_vip(&config).await?;
+        let signals = Signals::new()?;
+        let control = ControlSocket::bind(&config.socket_path())?;
+        let (wanted_vip, wanted) = watch::channel(Wanted {
+            present: false,
+            generation: 0,
+        });
+        let (applier, reports) =
+            VipApplier::new(vip_target(&config), wanted.clone(), ground.link.clone());
+        let hooks = HookRunner::spawn(hook_settings(&config));
+        let parts = Parts {
+            node: node(&config, ground.source)?,
+            records: ground.records,
+            peers: Arc::clone(&ground.peers),
+            facts: ground.facts_receiver,
+            outputs: Outputs {
+                vip: wanted_vip,
+                hooks: hooks.wanted(),
+            },
+        };
+        let heartbeat = heartbeat::start(parts, config.scheduling.realtime).await?;
+        let inspector = Inspector {
+            config: Arc::clone(&config),
+            facts: ground.facts.clone(),
+            peers: ground.peers,
+            stats: Arc::new(ground.stats),
+            link: ground.supervisor.views(),
+            wanted_vip: wanted,
+            vip: reports.clone(),
+            hooks: hooks.status(),
+            is_realtime: heartbeat.is_realtime,
+        };
+        Ok(Self {
+            config,
+            facts: ground.facts,
+            heartbeat,
+            supervisor: ground.supervisor,
+            link: ground.link,
+            link_watcher: ground.link_watcher,
+            applier,
+            reports,
+            hooks,
+            inspector,
+            control,
+            logger: ground.logger,
+            signals,
+        })
+    }
+
+    /// Runs until a signal or a fault ends it, and leaves no VIP behind.
+    ///
+    /// # Errors
+    /// The heartbeat thread died or did not end in time.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self {
+            config,
+            facts,
+            heartbeat,
+            supervisor,
+            link,
+            link_watcher,
+            applier,
+            reports,
+            hooks,
+            inspector,
+            control,
+            logger,
+            signals,
+        } = self;
+        let background = async {
+            tokio::join!(
+                link_watcher.run(),
+                supervisor.run(link),
+                applier.run(),
+                forward_reports(reports, facts.clone()),
+                control.serve({
+                    let inspector = inspector.clone();
+                    move |request| inspector.clone().answer(request)
+                }),
+                forward_logs(logger),
+            )
+        };
+        let ended = tokio::select! {
+            _ = background => Err(anyhow!("the daemon's own tasks have ended")),
+            ended = until_end(signals, &facts, &inspector, heartbeat.ended) => ended,
+        };
+        remove_left_vip(&config).await;
+        // The down hook still gets its time; nothing else waits for it any more.
+        let hook_limit = Duration::from_millis(config.hooks.timeout_ms.into());
+        hooks.finish(Instant::now() + hook_limit).await;
+        ended
+    }
+}
+
+/// Removes the VIP that an earlier life left: it was killed.
+async fn remove_stale_vip(config: &Config) -> anyhow::Result<()> {
+    let vip = config.vip.address;
+    let was_there = remove_vip_now(&config.interface, vip)
+        .await
+        .context("remove a stale VIP")?;
+    if was_there {
+        tracing::warn!(%vip, "removed a VIP that an earlier life left behind");
+    }
+    Ok(())
+}
+
+/// Removes the VIP after a farewell that failed or a thread that died.
+async fn remove_left_vip(config: &Config) {
+    let vip = config.vip.address;
+    match remove_vip_now(&config.interface, vip).await {
+        Ok(true) => tracing::warn!(%vip, "the VIP was left behind; removed"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, %vip, "the VIP may be left behind"),
+    }
+}
+
+/// Waits for a signal, asks the node to leave, and waits for that.
+async fn until_end(
+    mut signals: Signals,
+    facts: &mpsc::Sender<Fact>,
+    inspector: &Inspector,
+    mut ended: oneshot::Receiver<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    loop {
+        let asked = tokio::select! {
+            ended = &mut ended => return thread_result(ended),
+            asked = signals.next() => asked,
+        };
+        match asked {
+            Asked::Show => inspector.log().await,
+            Asked::Stop(name) => {
+                tracing::info!(signal = name, "leaving");
+                break;
+            }
+        }
+    }
+    if facts.send(Fact::Stop).await.is_err() {
+        tracing::debug!("the heartbeat thread has ended already");
+    }
+    tokio::time::timeout(FAREWELL_LIMIT, &mut ended)
+        .await
+        .context("the heartbeat thread does not end")
+        .and_then(thread_result)
+}
+
+fn thread_result(
+    ended: Result<anyhow::Result<()>, oneshot::error::RecvError>,
+) -> anyhow::Result<()> {
+    ended.context("the heartbeat thread died").flatten()
+}
+
+async fn forward_reports(mut reports: watch::Receiver<VipReport>, facts: mpsc::Sender<Fact>) {
+    while reports.changed().await.is_ok() {
+        let report = reports.borrow_and_update().clone();
+        if facts.send(Fact::Vip(report)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Hands the XDP program's debug messages to the log.
+async fn forward_logs(mut logger: Logger) {
+    use std::os::fd::AsFd as _;
+    let watched = logger
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(readiness::watch);
+    let watched = match watched {
+        Ok(watched) => watched,
+        Err(error) => {
+            tracing::warn!(%error, "no messages of the XDP program in this log");
+            return std::future::pending().await;
+        }
+    };
+    while let Ok(mut ready) = watched.readable().await {
+        ready.clear_ready();
+        logger.flush();
+    }
+}
+
+fn node(config: &Config, source: Ipv4Addr) -> anyhow::Result<Node> {
+    let carp = &config.carp;
+    let settings = Settings {
+        priority: Priority::new(carp.advbase, carp.advskew),
+        deadratio: carp
+            .deadratio
+            .try_into()
+            .context("deadratio 0 is not possible")?,
+        preempt: carp.preempt,
+        source: source.octets(),
+        has_sole_peer: carp.peers.len() == 1,
+    };
+    let node = NodeConfig {
+        election: settings,
+        neutral: carp.neutral,
+    };
+    Ok(Node::new(node, clock::now()))
+}
+
+fn vip_target(config: &Config) -> NetlinkTarget {
+    NetlinkTarget {
+        interface: config.interface.clone(),
+        vip: config.vip.address,
+        prefix_len: config.vip.prefix_len,
+    }
+}
+
+fn hook_settings(config: &Config) -> HookSettings {
+    HookSettings {
+        up: config.hooks.up.clone(),
+        down: config.hooks.down.clone(),
+        interface: config.interface.clone(),
+        vip: config.vip.address.to_string(),
+        xparam: config.hooks.xparam.clone(),
+        time_limit: Duration::from_millis(config.hooks.timeout_ms.into()),
+    }
+}
