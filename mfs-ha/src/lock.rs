@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 /// A `check` holds the lock for an instant to see whether it is free.
-const ATTEMPTS_MAX: u32 = 5;
+const ATTEMPTS_MAX: u32 = 10;
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// More than the digits of any process id.
@@ -82,7 +82,7 @@ pub struct InstanceLock {
 impl InstanceLock {
     /// Locks the instance; makes `run_dir` (mode 0755) when it is missing.
     ///
-    /// Blocks up to 80 ms when the lock is held, so that a `check` that looks at it at the same
+    /// Blocks up to 180 ms when the lock is held, so that a `check` that looks at it at the same
     /// moment does not keep a daemon from starting.
     ///
     /// # Errors
@@ -312,7 +312,10 @@ mod tests {
         let path = lock_path(directory.path(), "n1");
         fs::write(&path, "").unwrap();
         let looking = Flock::lock(File::open(&path).unwrap(), FlockArg::LockShared).unwrap();
-        let looker = std::thread::spawn(move || drop(looking));
+        let looker = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(10));
+            drop(looking);
+        });
         InstanceLock::acquire(directory.path(), "n1").unwrap();
         looker.join().unwrap();
     }

@@ -256,6 +256,23 @@ async fn a_hook_that_runs_too_long_is_terminated_with_its_group() {
 }
 
 #[tokio::test]
+async fn what_ends_slowly_gets_its_time_although_the_hook_itself_has_ended() {
+    let mut bench = Bench::new(
+        r#"(trap 'sleep 0.3; echo > "$D/cleaned"; exit' TERM; echo > "$D/runs"
+            while :; do sleep 0.05; done) &
+           sleep 1000"#,
+        "",
+    );
+    bench.settings.time_limit = Duration::from_secs(1);
+    let runner = bench.spawn();
+    runner.want(Hook::Up);
+    bench.appears("runs").await;
+    let ended = finished(&runner, 1).await;
+    assert_eq!(ended.exit, "signal: 15 (SIGTERM)");
+    assert!(bench.path("cleaned").exists(), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_hook_that_does_not_want_to_end_is_killed_with_its_group() {
     let mut bench = Bench::new(
         r#"trap '' TERM; (trap '' TERM; while :; do sleep 1; done) & echo $! > "$D/child"

@@ -70,6 +70,7 @@ pub(crate) struct Vector {
     pub(crate) is_captured: bool,
     /// Depends on the policy keys.
     pub(crate) is_policy: bool,
+    pub(crate) password: Vec<u8>,
     /// For the default policy.
     pub(crate) filter: FilterConfig,
     /// The file's own reading of the frame, where it can be read.
@@ -133,6 +134,7 @@ impl Record {
             valid: self.valid,
             is_captured: self.pcap.is_some(),
             is_policy: self.stage.as_deref() == Some("policy"),
+            password: self.password.clone().into_bytes(),
             filter: FilterConfig {
                 vip: self.vips.first().map_or([0; 4], Ipv4Addr::octets),
                 group: self.mcast_group.map_or(DEFAULT_GROUP, |ip| ip.octets()),
@@ -308,6 +310,7 @@ pub(crate) fn cases() -> Vec<Case> {
     }
     let mut cases = Vec::new();
     for vector in &vectors {
+        assert_eq!(HmacKey::new(&vector.password), Ok(vector.filter.key));
         let case = Case {
             name: vector.name.clone(),
             frame: vector.frame.clone(),

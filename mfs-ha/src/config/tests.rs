@@ -285,6 +285,10 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["`vip` is \"10.0.0.255/24\"", "broadcast address"],
     ),
     (
+        "vip = \"10.0.0.4/30\"",
+        &["`vip` is \"10.0.0.4/30\"", "network address"],
+    ),
+    (
         "vip = \"224.0.0.5/24\"",
         &["`vip` is \"224.0.0.5/24\"", "multicast"],
     ),

@@ -35,7 +35,7 @@ pub fn write_file(path: &Path, mode: u32, content: &str) -> Result<()> {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Software {
-    /// This project's daemon, at advbase 0 with skews 10, 20, 30, ….
+    /// This project's daemon, at advbase 0 with skews 5, 10, 15, ….
     MfsHa,
     /// The real ucarp, at its default of one advert a second with skews 0, 20, 40, ….
     Ucarp,
@@ -90,7 +90,7 @@ impl Daemon {
         let rank = u8::try_from(node).context("node index")?.saturating_sub(1);
         Ok(match software {
             Software::MfsHa => {
-                let skew = rank.saturating_add(1).saturating_mul(10);
+                let skew = rank.saturating_add(1).saturating_mul(5);
                 let mut options = MfsHaOptions::with_timing(0, skew);
                 options.outlives_us = outlives_us;
                 Self::MfsHa(MfsHa::start(topology, node, &options)?)

@@ -43,5 +43,5 @@ fn only_a_failure_fails() {
 
 #[test]
 fn a_program_that_is_not_loaded_has_no_name() {
-    assert_eq!(crate::bpf::program_name(u32::MAX), None);
+    assert_eq!(bpf::program_name(u32::MAX), None);
 }
