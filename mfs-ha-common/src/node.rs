@@ -279,11 +279,7 @@ impl Node {
             Some(leaving) => leaving.by,
             None => now.after(RESIGN_LIMIT),
         };
-        // Stopping outlasts a failure: never the other way round.
-        let reason = match self.leaving {
-            Some(leaving) if leaving.reason == Reason::Stopped => Reason::Stopped,
-            _ => reason,
-        };
+        // A stop may follow a failure, but not the other way round: who leaves wants no VIP.
         self.leaving = Some(Leaving { reason, by });
     }
 

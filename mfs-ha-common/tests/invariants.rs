@@ -2,25 +2,20 @@
 
 #[path = "support/checked.rs"]
 mod checked;
+#[path = "support/history.rs"]
+mod history;
 
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use checked::{Checked, advert};
-use mfs_ha_common::action::Action;
+use checked::advert;
+use history::{BOOTED, Happening, Heard, OWN_SOURCE, Pause, Run, SOURCES};
 use mfs_ha_common::election::State;
 use mfs_ha_common::election::carp::Settings;
 use mfs_ha_common::event::Event;
 use mfs_ha_common::node::NodeConfig;
 use mfs_ha_common::priority::Priority;
-use mfs_ha_common::time::Timestamp;
 use proptest::prelude::*;
-
-const BOOTED: Timestamp = Timestamp::from_nanos(1_000_000_000_000);
-
-/// Addresses around the node's own in both orders: numeric and last octet first.
-const SOURCES: &[[u8; 4]] = &[[10, 0, 0, 1], [10, 0, 1, 1], [10, 0, 0, 3], [9, 9, 9, 9]];
-const OWN_SOURCE: [u8; 4] = [10, 0, 0, 2];
 
 fn configuration(cases: u32) -> ProptestConfig {
     let is_long = std::env::var_os("MFS_HA_LONG").is_some();
@@ -29,51 +24,6 @@ fn configuration(cases: u32) -> ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::default()
     }
-}
-
-/// When something happens, seen from the step before or from the node's deadline.
-#[derive(Clone, Copy, Debug)]
-enum Pause {
-    None,
-    Micros(u32),
-    Millis(u32),
-    Seconds(u16),
-    /// Just before the deadline.
-    BeforeDeadline,
-    AtDeadline,
-    AfterDeadline {
-        micros: u32,
-    },
-}
-
-/// What happens. Priorities are given relative to the node's own where that matters.
-#[derive(Clone, Copy, Debug)]
-enum Happening {
-    Advert {
-        source: usize,
-        priority: Heard,
-        age_ms: u16,
-    },
-    Tick,
-    LinkUp,
-    LinkDown,
-    AdvertSent,
-    SendFailed,
-    VipSet(bool),
-    VipFailed(bool),
-    /// The VIP is as it was last asked to be.
-    VipObeys,
-    /// It is not.
-    VipRefuses,
-    Stop,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Heard {
-    Same,
-    Shifted(i8),
-    BowOut,
-    Any(u8, u8),
 }
 
 fn pauses() -> impl Strategy<Value = Pause> {
@@ -145,92 +95,6 @@ fn configs() -> impl Strategy<Value = NodeConfig> {
         )
 }
 
-struct Run {
-    node: Checked,
-    now: Timestamp,
-    wanted: bool,
-    actions: Vec<Action>,
-}
-
-impl Run {
-    fn new(config: NodeConfig) -> Self {
-        Self {
-            node: Checked::new(config, BOOTED),
-            now: BOOTED,
-            wanted: false,
-            actions: Vec::new(),
-        }
-    }
-
-    fn pass(&mut self, pause: Pause) {
-        let deadline = self.node.poll_timeout().unwrap_or(self.now).max(self.now);
-        let before = deadline
-            .as_nanos()
-            .saturating_sub(1)
-            .max(self.now.as_nanos());
-        self.now = match pause {
-            Pause::None => self.now,
-            Pause::Micros(micros) => self.now.after(Duration::from_micros(micros.into())),
-            Pause::Millis(millis) => self.now.after(Duration::from_millis(millis.into())),
-            Pause::Seconds(seconds) => self.now.after(Duration::from_secs(seconds.into())),
-            Pause::BeforeDeadline => Timestamp::from_nanos(before),
-            Pause::AtDeadline => deadline,
-            Pause::AfterDeadline { micros } => deadline.after(Duration::from_micros(micros.into())),
-        };
-    }
-
-    fn event(&self, happening: Happening) -> Event {
-        match happening {
-            Happening::Advert {
-                source,
-                priority,
-                age_ms,
-            } => {
-                let age = Duration::from_millis(age_ms.into());
-                let arrival = u64::try_from(age.as_nanos())
-                    .map_or(0, |age| self.now.as_nanos().saturating_sub(age));
-                let arrival = Timestamp::from_nanos(arrival);
-                advert(SOURCES[source], self.heard(priority), arrival)
-            }
-            Happening::Tick => Event::Tick,
-            Happening::LinkUp => Event::LinkUp,
-            Happening::LinkDown => Event::LinkDown,
-            Happening::AdvertSent => Event::AdvertSent,
-            Happening::SendFailed => Event::SendFailed,
-            Happening::VipSet(present) => Event::VipSet { present },
-            Happening::VipFailed(present) => Event::VipFailed { present },
-            Happening::VipObeys => Event::VipSet {
-                present: self.wanted,
-            },
-            Happening::VipRefuses => Event::VipFailed {
-                present: self.wanted,
-            },
-            Happening::Stop => Event::StopRequested,
-        }
-    }
-
-    fn heard(&self, heard: Heard) -> Priority {
-        let own = self.node.status().priority;
-        match heard {
-            Heard::Same => own,
-            Heard::Shifted(by) => {
-                Priority::new(own.advbase(), own.advskew().saturating_add_signed(by))
-            }
-            Heard::BowOut => Priority::BOW_OUT,
-            Heard::Any(advbase, advskew) => Priority::new(advbase, advskew),
-        }
-    }
-
-    fn step(&mut self, event: Event) {
-        self.actions = self.node.step(self.now, event);
-        for action in &self.actions {
-            if let Action::SetVip { present } = action {
-                self.wanted = *present;
-            }
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(configuration(1500))]
 
@@ -264,7 +128,7 @@ proptest! {
             disturbed.step(event);
             prop_assert_eq!(&run.actions, &disturbed.actions);
             // Only adverts may leave a deadline behind that has passed: for the tick to judge.
-            if disturbed.node.poll_timeout().is_none_or(|at| at > disturbed.now) {
+            if disturbed.deadline().is_none_or(|at| at > disturbed.now) {
                 for _ in 0..ticks {
                     disturbed.step(Event::Tick);
                     prop_assert!(disturbed.actions.is_empty());
@@ -312,4 +176,33 @@ fn a_lone_node_becomes_master_within_the_bound() {
             assert_eq!(at, Some(true), "{config:?}");
         }
     }
+}
+
+/// The bound of what rule E3 takes over from ucarp: from advbase 1 on our own seconds count, not the
+/// master's. Two lost adverts of a master with a large advskew are enough.
+#[test]
+fn from_advbase_1_on_a_skewed_master_is_replaced_after_two_losses() {
+    let config = NodeConfig {
+        election: Settings {
+            priority: Priority::new(1, 0),
+            deadratio: NonZeroU8::new(3).unwrap_or(NonZeroU8::MIN),
+            preempt: false,
+            source: OWN_SOURCE,
+            has_sole_peer: false,
+        },
+        neutral: false,
+    };
+    let master = Priority::new(1, 100);
+    let mut run = Run::new(config);
+    run.step(Event::LinkUp);
+    run.now = BOOTED.after(master.interval());
+    run.step(advert(SOURCES[2], master, run.now));
+    let heard = run.now;
+    run.pass(Pause::AtDeadline);
+    run.step(Event::Tick);
+    assert_eq!(run.now, heard.after(Duration::from_secs(3)));
+    assert_eq!(run.node.status().state, State::Master);
+    let second_loss = heard.after(master.interval() * 2);
+    let third_loss = heard.after(master.interval() * 3);
+    assert!(second_loss < run.now && run.now < third_loss);
 }

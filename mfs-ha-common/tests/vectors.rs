@@ -9,7 +9,9 @@
 #[path = "../../tests/vectors/vectors.rs"]
 mod vectors;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
 use mfs_ha_common::carp::frame::Sender;
 use mfs_ha_common::carp::{Advert, Vhid};
@@ -18,7 +20,7 @@ use mfs_ha_common::peer::{LastAdvert, Peers};
 use mfs_ha_common::priority::Priority;
 use mfs_ha_common::stats::{DropReason, PassReason};
 use mfs_ha_common::validate::{Delivery, Verdict, validate};
-use vectors::{Case, Expected, Fields};
+use vectors::{Case, Expected, Fields, Vector};
 
 struct Remembered(Option<(Ipv4, LastAdvert)>);
 
@@ -144,4 +146,52 @@ fn a_negative_is_accepted_only_where_the_policy_says_so() {
         let is_accepted = matches!(verdict, Verdict::Accept(_));
         assert!(!is_accepted || vector.is_policy, "{}", vector.name);
     }
+}
+
+/// An input of the fuzz target `validate`: a receiver in fixed places, then the frame.
+fn fuzz_input(vector: &Vector) -> Vec<u8> {
+    let filter = &vector.filter;
+    let password_len = u8::try_from(vector.password.len()).unwrap();
+    let mut input = vec![0, filter.vhid];
+    input.extend(filter.vip);
+    input.push(filter.vip_count);
+    input.extend(filter.group);
+    input.extend(filter.source);
+    input.extend(filter.vlan.to_be_bytes());
+    // No remembered peer, and no trailing field but the length of the password.
+    input.resize(31, 0);
+    input.push(password_len);
+    input.extend(&vector.password);
+    input.extend(&vector.frame);
+    input
+}
+
+/// One recorded advert of each capture, and everything that was made up. `MFS_HA_BLESS=1` writes them.
+#[test]
+fn the_fuzz_corpus_is_made_of_the_vectors() {
+    let mut expected = BTreeMap::new();
+    for vector in vectors::load() {
+        let (capture, _) = vector.name.split_once('#').unwrap_or((&vector.name, ""));
+        expected
+            .entry(capture.to_string())
+            .or_insert_with(|| fuzz_input(&vector));
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/validate");
+    if std::env::var("MFS_HA_BLESS").is_ok_and(|value| value == "1") {
+        fs::create_dir_all(&folder).unwrap();
+        for (name, input) in &expected {
+            fs::write(folder.join(name), input).unwrap();
+        }
+    }
+    let entries = fs::read_dir(&folder).unwrap();
+    let found: BTreeMap<String, Vec<u8>> = entries
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            (name, fs::read(entry.path()).unwrap())
+        })
+        .collect();
+    let names = |corpus: &BTreeMap<String, Vec<u8>>| corpus.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&expected));
+    assert!(found == expected, "an input differs from its vector");
 }

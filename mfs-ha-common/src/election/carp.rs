@@ -187,14 +187,14 @@ impl Election {
         self.enter_backup(now, heard, reason)
     }
 
-    /// Notes that an advert is sent now, and when the next one is due.
+    /// Notes that an advert is sent now, and when the next one is due (rule E5).
     pub(crate) fn note_send(&mut self, now: Timestamp) {
         self.last_send = now;
         self.last_announced = self.priority();
         self.advertise = Some(now.after(self.last_announced.interval()));
     }
 
-    /// Counts sends that worked or failed; three in a row change the demotion.
+    /// Counts sends that worked or failed; three in a row change the demotion (rule E5).
     pub(crate) fn send_finished(&mut self, is_ok: bool) {
         if is_ok != self.demotion.send_failure {
             self.sends_in_a_row = 0;

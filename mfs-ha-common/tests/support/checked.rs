@@ -17,6 +17,11 @@ use mfs_ha_common::promotion::{Phase, RESIGN_LIMIT};
 use mfs_ha_common::record::{AdvertRecord, KIND_ADVERT};
 use mfs_ha_common::time::Timestamp;
 
+/// What leaving the master state and winning another contest takes: the bound of [`ACTIONS_MAX`] has
+/// room above it.
+const ACTIONS_NEEDED: usize = 6;
+const _: () = assert!(ACTIONS_NEEDED <= ACTIONS_MAX);
+
 /// Two announcements of one service are never closer.
 const ANNOUNCE_SPACING: Duration = Duration::from_millis(100);
 
@@ -40,6 +45,19 @@ pub(crate) fn advert(source: Ipv4, priority: Priority, arrival: Timestamp) -> Ev
         source,
         arrival,
     }
+}
+
+/// Returns sender, contents and arrival where an event is an advert.
+pub(crate) fn heard(event: Event) -> Option<(Ipv4, Priority, Timestamp)> {
+    if let Event::AdvertReceived {
+        advert,
+        source,
+        arrival,
+    } = event
+    {
+        return Some((source, advert.get().priority, arrival));
+    }
+    None
 }
 
 /// A node under supervision.
@@ -102,10 +120,6 @@ impl Checked {
         self.node.status()
     }
 
-    pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
-        self.node.poll_timeout().map(|(at, _)| at)
-    }
-
     /// Hands an event to the node and checks what comes of it.
     pub(crate) fn step(&mut self, now: Timestamp, event: Event) -> Vec<Action> {
         let before = self.node.status();
@@ -117,7 +131,7 @@ impl Checked {
             after: self.node.status(),
             actions: &actions,
         };
-        assert!(actions.len() <= ACTIONS_MAX, "{step:?}");
+        assert!(actions.len() <= ACTIONS_NEEDED, "{step:?}");
         if self.has_exited {
             assert!(actions.is_empty(), "after the exit: {step:?}");
             assert_eq!(step.after.next, None, "after the exit: {step:?}");
@@ -303,6 +317,8 @@ impl Checked {
         assert_eq!(is_serving, self.wanted == Some(true), "{step:?}");
         assert_eq!(is_active, self.is_up, "{step:?}");
         assert!(!is_active || self.is_confirmed, "{step:?}");
+        // A VIP that is there has not failed.
+        assert!(!is_active || !after.demotion.vip_failure, "{step:?}");
         assert!(!is_serving || after.state == State::Master, "{step:?}");
         let is_idle = after.phase == Phase::Standby;
         assert!(!is_idle || after.state != State::Master, "{step:?}");
@@ -313,16 +329,7 @@ impl Checked {
 
     /// Computes from the event when the silence of the master in force has lasted too long (rule E3).
     fn note_silence(&mut self, step: &Step<'_>) {
-        let announced = match step.event {
-            Event::AdvertReceived {
-                advert,
-                source,
-                arrival,
-            } if advert.get().priority != Priority::BOW_OUT => {
-                Some((source, advert.get().priority, arrival))
-            }
-            _ => None,
-        };
+        let announced = heard(step.event).filter(|(_, priority, _)| *priority != Priority::BOW_OUT);
         let has_entered = step.reports().next().is_some();
         if step.after.state != State::Backup {
             self.followed = None;
@@ -432,12 +439,8 @@ impl Step<'_> {
     }
 
     fn explains(&self, config: NodeConfig, report: Transition) -> bool {
-        let heard = match self.event {
-            Event::AdvertReceived { advert, source, .. } => {
-                Some((advert.get().priority, last_octet_first(source)))
-            }
-            _ => None,
-        };
+        let heard =
+            heard(self.event).map(|(source, priority, _)| (priority, last_octet_first(source)));
         let (from, to) = (report.from, report.to);
         let taken_over = from == State::Backup && to == State::Master;
         let given_way = from == State::Master && to == State::Backup;

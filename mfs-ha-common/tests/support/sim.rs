@@ -128,6 +128,8 @@ struct Member {
     make: Make,
     mind: Mind,
     life: u32,
+    /// Its next turn; an earlier one replaces a later one.
+    turn_at: Option<Timestamp>,
     has_link: bool,
     is_frozen: bool,
     has_vip: bool,
@@ -189,6 +191,7 @@ impl World {
             make,
             mind: Mind::Gone,
             life: 0,
+            turn_at: None,
             has_link: true,
             is_frozen: false,
             has_vip: false,
@@ -247,7 +250,14 @@ impl World {
     }
 
     pub(crate) fn set_link(&mut self, id: Id, is_up: bool) {
-        self.note(id, if is_up { "has a link" } else { "loses its link" });
+        self.note(
+            id,
+            if is_up {
+                "has a link"
+            } else {
+                "loses its link"
+            },
+        );
         self.members[id].has_link = is_up;
         let event = if is_up {
             Event::LinkUp
@@ -258,7 +268,14 @@ impl World {
     }
 
     pub(crate) fn set_vip_fails(&mut self, id: Id, fails: bool) {
-        self.note(id, if fails { "cannot set its VIP" } else { "can set its VIP" });
+        self.note(
+            id,
+            if fails {
+                "cannot set its VIP"
+            } else {
+                "can set its VIP"
+            },
+        );
         self.members[id].vip_fails = fails;
     }
 
@@ -351,17 +368,23 @@ impl World {
     }
 
     fn schedule_turn(&mut self, id: Id) {
-        let late = self.rng.between(Duration::ZERO, self.conditions.wake_up_max);
+        let late = self
+            .rng
+            .between(Duration::ZERO, self.conditions.wake_up_max);
         let due = match &self.members[id].mind {
             Mind::Node {
                 node, inbox, facts, ..
-            } if inbox.is_empty() && facts.is_empty() => node.poll_timeout(),
+            } if inbox.is_empty() && facts.is_empty() => node.status().next.map(|(at, _)| at),
             Mind::Node { .. } => Some(self.now),
             Mind::Ucarp(ucarp) => Some(ucarp.wakes_at()),
             Mind::Gone => None,
         };
-        if let Some(at) = due {
-            self.plan(at.max(self.now).after(late), Occurrence::Turn { of: id });
+        let Some(at) = due.map(|at| at.max(self.now).after(late)) else {
+            return;
+        };
+        if self.members[id].turn_at.is_none_or(|planned| at < planned) {
+            self.members[id].turn_at = Some(at);
+            self.plan(at, Occurrence::Turn { of: id });
         }
     }
 
@@ -403,6 +426,10 @@ impl World {
     }
 
     fn turn(&mut self, id: Id) {
+        if self.members[id].turn_at != Some(self.now) {
+            return;
+        }
+        self.members[id].turn_at = None;
         if self.members[id].is_frozen {
             return;
         }
@@ -476,7 +503,10 @@ impl World {
                 self.transitions += 1;
                 self.note(
                     id,
-                    &format!("{:?} to {:?}: {:?}", transition.from, transition.to, transition.reason),
+                    &format!(
+                        "{:?} to {:?}: {:?}",
+                        transition.from, transition.to, transition.reason
+                    ),
                 );
             }
             // The service manager takes away what an ended daemon left.
@@ -543,10 +573,9 @@ impl World {
     }
 
     fn send(&mut self, from: Id, priority: Priority) {
-        let source = match &self.members[from].mind {
-            Mind::Node { node, .. } => node.config().election.source,
-            Mind::Ucarp(ucarp) => ucarp.source(),
-            Mind::Gone => return,
+        let source = match self.members[from].make {
+            Make::Node(config) => config.election.source,
+            Make::Ucarp(config) => config.source,
         };
         if !self.members[from].has_link {
             return;
@@ -567,7 +596,11 @@ impl World {
             return;
         }
         *losses = 0;
-        let copies = if self.rng.percent(conditions.duplicate_percent) { 2 } else { 1 };
+        let copies = if self.rng.percent(conditions.duplicate_percent) {
+            2
+        } else {
+            1
+        };
         for _ in 0..copies {
             let (low, high) = conditions.delay;
             let at = self.now.after(self.rng.between(low, high));
@@ -586,7 +619,8 @@ impl World {
         }
         let at = self.now.as_nanos() - 1_000_000_000_000;
         let (seconds, micros) = (at / 1_000_000_000, at % 1_000_000_000 / 1000);
-        self.history.push(format!("{seconds:4}.{micros:06} {id}: {what}"));
+        self.history
+            .push(format!("{seconds:4}.{micros:06} {id}: {what}"));
     }
 
     /// Fails with the seed and what happened.

@@ -65,10 +65,6 @@ impl Ucarp {
         ucarp
     }
 
-    pub(crate) fn source(&self) -> Ipv4 {
-        self.config.source
-    }
-
     pub(crate) fn state(&self) -> UcarpState {
         self.state
     }
@@ -79,8 +75,13 @@ impl Ucarp {
 
     /// Returns when its loop runs next.
     pub(crate) fn wakes_at(&self) -> Timestamp {
-        let delivery = self.inbox.first().map(|(arrival, ..)| self.block_end(*arrival));
-        let advert = self.next_advert.filter(|_| self.state == UcarpState::Master);
+        let delivery = self
+            .inbox
+            .first()
+            .map(|(arrival, ..)| self.block_end(*arrival));
+        let advert = self
+            .next_advert
+            .filter(|_| self.state == UcarpState::Master);
         [delivery, advert]
             .into_iter()
             .flatten()
@@ -185,6 +186,7 @@ impl Ucarp {
     fn block_end(&self, arrival: Timestamp) -> Timestamp {
         let since = arrival.since(self.started).as_nanos();
         let blocks = since / BLOCK.as_nanos() + 1;
-        self.started.after(BLOCK * u32::try_from(blocks).unwrap_or(u32::MAX))
+        self.started
+            .after(BLOCK * u32::try_from(blocks).unwrap_or(u32::MAX))
     }
 }

@@ -1,0 +1,134 @@
+//! `docs/protocol.md` says what the code does: every counter in the table of frame classes, every rule.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a file that cannot be read fails the test"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mfs_ha_common::stats::{DropReason, PassReason, Stats};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn protocol() -> String {
+    fs::read_to_string(root().join("docs/protocol.md")).unwrap()
+}
+
+fn section<'a>(text: &'a str, heading: &str) -> &'a str {
+    let start = text.find(&format!("\n## {heading}\n")).unwrap();
+    let rest = &text[start + 1..];
+    let end = rest[1..].find("\n## ").map_or(rest.len(), |end| end + 1);
+    &rest[..end]
+}
+
+/// Returns the cells of all rows of a section's tables.
+fn rows(section: &str) -> Vec<Vec<&str>> {
+    section
+        .lines()
+        .filter(|line| line.starts_with('|') && !line.starts_with("|---"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect()
+}
+
+#[test]
+fn every_counter_is_documented_once_under_its_verdict() {
+    let text = protocol();
+    let mut documented: BTreeMap<&str, &str> = BTreeMap::new();
+    for row in rows(section(&text, "Frame classes")).into_iter().skip(1) {
+        let [_, verdict, counter, _] = row[..] else {
+            panic!("four cells: {row:?}");
+        };
+        let counter = counter
+            .strip_prefix('`')
+            .unwrap()
+            .strip_suffix('`')
+            .unwrap();
+        assert_eq!(documented.insert(counter, verdict), None, "{counter} twice");
+    }
+    let passes = PassReason::ALL.iter().map(|reason| (reason.name(), "PASS"));
+    let drops = DropReason::ALL.iter().map(|reason| (reason.name(), "DROP"));
+    let expected: BTreeMap<&str, &str> = passes
+        .chain(drops)
+        .chain([("accepted", "ACCEPT")])
+        .collect();
+    assert_eq!(documented, expected);
+}
+
+/// The rows stand in the order in which the code asks, which is that of the lists in `stats.rs` within
+/// either verdict.
+#[test]
+fn the_table_is_in_the_order_of_the_checks() {
+    let text = protocol();
+    let table = rows(section(&text, "Frame classes"));
+    let counters: Vec<&str> = table
+        .iter()
+        .skip(1)
+        .map(|row| row[2].trim_matches('`'))
+        .collect();
+    let drops: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+    let first_drop = counters.iter().position(|name| *name == drops[0]).unwrap();
+    assert_eq!(counters[first_drop..first_drop + drops.len()], drops);
+    assert_eq!(counters[first_drop + drops.len()..], ["accepted"]);
+}
+
+#[test]
+fn the_counters_of_accepted_adverts_are_explained() {
+    let text = protocol();
+    let classes = section(&text, "Frame classes");
+    for (name, _) in Stats::default().fields() {
+        assert!(classes.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Collects the numbers behind "rule E".
+fn cited(text: &str) -> impl Iterator<Item = String> {
+    text.to_lowercase()
+        .split("rule e")
+        .skip(1)
+        .map(|rest| rest.chars().take_while(char::is_ascii_digit).collect())
+        .filter(|digits: &String| !digits.is_empty())
+        .collect::<Vec<String>>()
+        .into_iter()
+}
+
+#[test]
+fn every_rule_is_stated_and_cited() {
+    let text = protocol();
+    let stated: BTreeSet<String> = rows(section(&text, "Election in carp mode"))
+        .iter()
+        .filter_map(|row| row[0].strip_prefix("**E")?.split_once("**"))
+        .map(|(digits, _)| digits.to_string())
+        .collect();
+    assert_eq!(stated.len(), 10, "{stated:?}");
+    let mut files = Vec::new();
+    for folder in ["mfs-ha-common/src", "mfs-ha/src", "mfs-ha-ebpf/src"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let mut cited_in_code = BTreeSet::new();
+    for file in files {
+        for rule in cited(&fs::read_to_string(&file).unwrap()) {
+            assert!(stated.contains(&rule), "{}: rule E{rule}", file.display());
+            cited_in_code.insert(rule);
+        }
+    }
+    assert_eq!(
+        cited_in_code, stated,
+        "each rule is cited where it is carried out"
+    );
+}
