@@ -34,7 +34,8 @@ const CONNECTION_LIMIT: Duration = Duration::from_secs(2);
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// The status document.
-    Status,
+    // With braces, or serde would let unknown keys pass.
+    Status {},
 }
 
 /// What is answered.

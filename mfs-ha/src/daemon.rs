@@ -1,8 +1,9 @@
 //! The daemon: its parts put together, run, and taken apart again.
 //!
 //! [`Ground`] is what a start needs and may be refused; nothing on the machine is changed but that the
-//! XDP program is attached, and that is undone when it is dropped. [`Daemon`] owns the VIP: whatever
-//! ends it, the VIP is removed last, by the node's own farewell and once more by hand.
+//! VIP of an earlier life goes and the XDP program is attached, which is undone when it is dropped.
+//! [`Daemon`] owns the VIP: whatever ends it, the VIP is removed last, by the node's own farewell and
+//! once more by hand.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::hooks::{HookRunner, HookSettings};
 use crate::inspect::Inspector;
 use crate::interface::{Interface, LinkState};
 use crate::netlink::NetlinkError;
-use crate::netlink::vip::{NetlinkTarget, VipApplier, VipReport, Wanted, remove_vip_now};
+use crate::netlink::vip::{NetlinkTarget, VipApplier, VipError, VipReport, Wanted, remove_vip_now};
 use crate::netlink::watch::{LinkWatcher, watch as watch_link};
 use crate::readiness;
 use crate::signals::{Asked, Signals};
@@ -53,6 +54,9 @@ pub enum GroundError {
     /// The program cannot be attached.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// The VIP of an earlier life cannot be removed.
+    #[error("cannot remove the VIP that an earlier life left")]
+    StaleVip(#[source] VipError),
 }
 
 /// A usable interface with the XDP program on it.
@@ -77,7 +81,13 @@ impl Ground {
     /// What is missing or in the way.
     pub async fn prepare(config: &Arc<Config>, key: HmacKey) -> Result<Self, GroundError> {
         let (link_watcher, link) = watch_link(&config.interface).await?;
-        let (interface, source) = first_interface(config, &link).map_err(GroundError::Interface)?;
+        let interface = first_interface(config, &link).map_err(GroundError::Interface)?;
+        // A living daemon has its program on the interface for as long as it has the VIP. Without one
+        // the VIP is nobody's, whatever may keep this start from becoming its owner.
+        if interface.xdp.is_none() {
+            remove_stale_vip(config).await?;
+        }
+        let source = supervisor::source(config, &interface).map_err(GroundError::Interface)?;
         let (program, maps) = bpf::load(Some(&config.pin_dir()), &config.carp.peers)?;
         let Maps {
             config: filter,
@@ -107,20 +117,17 @@ impl Ground {
     }
 }
 
-/// Returns the interface that exists at start, and the address to send from.
+/// Returns the interface that exists at start.
 fn first_interface(
     config: &Config,
     link: &watch::Receiver<LinkState>,
-) -> Result<(Interface, Ipv4Addr), String> {
-    let state = link.borrow();
-    let Some(interface) = &state.interface else {
-        return Err(format!(
+) -> Result<Interface, String> {
+    link.borrow().interface.clone().ok_or_else(|| {
+        format!(
             "interface {} does not exist: `ip link` lists those that do",
             config.interface
-        ));
-    };
-    let source = supervisor::source(config, interface)?;
-    Ok((interface.clone(), source))
+        )
+    })
 }
 
 /// The running daemon.
@@ -147,7 +154,6 @@ impl Daemon {
     /// The control socket, a thread or a signal handler cannot be had.
     pub async fn start(ground: Ground) -> anyhow::Result<Self> {
         let config = ground.config;
-        remove_stale_vip(&config).await?;
         let signals = Signals::new()?;
         let control = ControlSocket::bind(&config.socket_path())?;
         let (wanted_vip, wanted) = watch::channel(Wanted {
@@ -242,11 +248,11 @@ impl Daemon {
 }
 
 /// Removes the VIP that an earlier life left: it was killed.
-async fn remove_stale_vip(config: &Config) -> anyhow::Result<()> {
+async fn remove_stale_vip(config: &Config) -> Result<(), GroundError> {
     let vip = config.vip.address;
     let was_there = remove_vip_now(&config.interface, vip)
         .await
-        .context("remove a stale VIP")?;
+        .map_err(GroundError::StaleVip)?;
     if was_there {
         tracing::warn!(%vip, "removed a VIP that an earlier life left behind");
     }
@@ -283,10 +289,14 @@ async fn until_end(
             }
         }
     }
-    if facts.send(Fact::Stop).await.is_err() {
-        tracing::debug!("the heartbeat thread has ended already");
-    }
-    tokio::time::timeout(FAREWELL_LIMIT, &mut ended)
+    let farewell = async {
+        // A thread that hangs takes no facts either.
+        if facts.send(Fact::Stop).await.is_err() {
+            tracing::debug!("the heartbeat thread has ended already");
+        }
+        ended.await
+    };
+    tokio::time::timeout(FAREWELL_LIMIT, farewell)
         .await
         .context("the heartbeat thread does not end")
         .and_then(thread_result)

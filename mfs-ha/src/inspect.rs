@@ -48,7 +48,7 @@ impl Inspector {
     /// Answers a request of the control socket.
     pub async fn answer(self, request: Request) -> Answer {
         match request {
-            Request::Status => match self.status().await {
+            Request::Status {} => match self.status().await {
                 Ok(status) => Answer::Status(Box::new(status)),
                 Err(error) => Answer::Error(format!("{error:#}")),
             },

@@ -176,6 +176,8 @@ pub fn lock_path(run_dir: &Path, instance: &str) -> PathBuf {
 }
 
 fn ensure_directory(path: &Path) -> Result<(), LockError> {
+    // Something else of that name is told apart before it keeps the directory from being made.
+    check_directory(path)?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)

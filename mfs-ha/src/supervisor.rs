@@ -129,7 +129,7 @@ impl Supervisor {
             XdpMode::Native => Some(Mode::Native),
             XdpMode::Generic => Some(Mode::Generic),
         };
-        let attached = self.program.attach(interface.ifindex, mode)?;
+        let attached = self.program.attach(interface, mode)?;
         tracing::info!(
             interface = self.config.interface,
             ifindex = interface.ifindex,

@@ -4,6 +4,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 
 use super::{BpfError, Program, os_error};
+use crate::interface::Interface;
 
 /// How the program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,14 @@ impl Mode {
         match self {
             Self::Native => "native",
             Self::Generic => "generic",
+        }
+    }
+
+    /// What would help where this mode is not possible. Generic mode is the last resort.
+    const fn alternative(self) -> &'static str {
+        match self {
+            Self::Native => ", and `xdp.mode = \"native\"` allows no other: set it to \"auto\"",
+            Self::Generic => "",
         }
     }
 
@@ -47,19 +56,23 @@ pub struct Attached {
 pub enum AttachError {
     /// Something else filters this interface already.
     #[error(
-        "another XDP program is attached to interface number {ifindex}: stop what put it there (`bpftool net` shows it), or choose another interface"
+        "another XDP program is attached to {interface}: stop what put it there (`bpftool net show dev {interface}`), or choose another interface"
     )]
     Occupied {
         /// The interface.
-        ifindex: u32,
+        interface: String,
     },
     /// The kernel or the driver refused.
-    #[error("cannot attach the XDP program to interface {ifindex} in {mode} mode")]
+    #[error(
+        "cannot attach the XDP program to {interface} in {} mode{}",
+        mode.name(),
+        mode.alternative()
+    )]
     Refused {
         /// The interface.
-        ifindex: u32,
+        interface: String,
         /// The mode that was tried.
-        mode: &'static str,
+        mode: Mode,
         /// Why.
         #[source]
         source: Box<ProgramError>,
@@ -74,12 +87,16 @@ impl Program {
     ///
     /// # Errors
     /// Another program is attached, or the kernel refuses every mode that is allowed.
-    pub fn attach(&mut self, ifindex: u32, mode: Option<Mode>) -> Result<Attached, AttachError> {
+    pub fn attach(
+        &mut self,
+        interface: &Interface,
+        mode: Option<Mode>,
+    ) -> Result<Attached, AttachError> {
         match mode {
-            Some(mode) => self.attach_in(ifindex, mode, None),
-            None => match self.attach_in(ifindex, Mode::Native, None) {
+            Some(mode) => self.attach_in(interface, mode, None),
+            None => match self.attach_in(interface, Mode::Native, None) {
                 Err(AttachError::Refused { source, .. }) => {
-                    self.attach_in(ifindex, Mode::Generic, Some(root_cause(&source)))
+                    self.attach_in(interface, Mode::Generic, Some(root_cause(&source)))
                 }
                 other => other,
             },
@@ -88,15 +105,15 @@ impl Program {
 
     fn attach_in(
         &mut self,
-        ifindex: u32,
+        interface: &Interface,
         mode: Mode,
         fallback_reason: Option<String>,
     ) -> Result<Attached, AttachError> {
         let xdp = self.xdp_mut()?;
         let link = xdp
-            .attach_to_if_index(ifindex, mode.flags())
+            .attach_to_if_index(interface.ifindex, mode.flags())
             .and_then(|id| xdp.take_link(id))
-            .map_err(|source| refusal(ifindex, mode, source))?;
+            .map_err(|source| refusal(interface, mode, source))?;
         Ok(Attached {
             mode,
             fallback_reason,
@@ -105,17 +122,18 @@ impl Program {
     }
 }
 
-fn refusal(ifindex: u32, mode: Mode, source: ProgramError) -> AttachError {
+fn refusal(interface: &Interface, mode: Mode, source: ProgramError) -> AttachError {
+    let interface = interface.name.clone();
     // EBUSY: a program is attached in this mode. EEXIST: one is attached in the other mode.
     if matches!(
         os_error(&source),
         Some(nix::libc::EBUSY | nix::libc::EEXIST)
     ) {
-        return AttachError::Occupied { ifindex };
+        return AttachError::Occupied { interface };
     }
     AttachError::Refused {
-        ifindex,
-        mode: mode.name(),
+        interface,
+        mode,
         source: Box::new(source),
     }
 }

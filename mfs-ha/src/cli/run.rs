@@ -46,10 +46,7 @@ pub async fn run(args: &RunArgs) -> Result<(), Failure> {
         })?;
     let ground = Ground::prepare(&config, key)
         .await
-        .map_err(|error| Failure {
-            exit: ground_exit(&error),
-            error: error.into(),
-        })?;
+        .map_err(refused_ground)?;
     let daemon = Daemon::start(ground).await.exit_with(Exit::Failure)?;
     tracing::info!(
         instance = config.instance,
@@ -68,10 +65,26 @@ fn lock_exit(error: &LockError) -> Exit {
     }
 }
 
-fn ground_exit(error: &GroundError) -> Exit {
-    match error {
+fn refused_ground(error: GroundError) -> Failure {
+    if matches!(&error, GroundError::Bpf(error) if error.is_not_permitted()) {
+        // Capabilities over a user namespace look like those over the host.
+        let hint =
+            "the kernel permits no eBPF here: run it as the host's root, not as a container's";
+        return Failure {
+            exit: Exit::NotPermitted,
+            error: anyhow::Error::new(error).context(hint),
+        };
+    }
+    let exit = match &error {
         GroundError::Interface(_) | GroundError::Bpf(BpfError::NoBpffs { .. }) => Exit::Usage,
         GroundError::Attach(AttachError::Occupied { .. }) => Exit::InUse,
-        GroundError::Attach(_) | GroundError::Bpf(_) | GroundError::Netlink(_) => Exit::Failure,
+        GroundError::Attach(_)
+        | GroundError::Bpf(_)
+        | GroundError::Netlink(_)
+        | GroundError::StaleVip(_) => Exit::Failure,
+    };
+    Failure {
+        exit,
+        error: error.into(),
     }
 }

@@ -36,7 +36,7 @@ pub struct StatusArgs {
 /// Nobody answers, or the configuration is wrong.
 pub async fn run(args: &StatusArgs, out: &mut impl Write) -> Result<(), Failure> {
     let path = socket_path(args)?;
-    let answer = control::ask(&path, Request::Status)
+    let answer = control::ask(&path, Request::Status {})
         .await
         .map_err(unanswered)?;
     let status = match answer {

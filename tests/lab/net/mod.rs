@@ -4,3 +4,4 @@ pub mod addresses;
 pub mod netns;
 pub mod packet;
 pub mod topology;
+pub mod xdp;

@@ -1,9 +1,10 @@
 //! mfs-ha on a node, known here only by its command line, configuration file and status document.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use super::process::{Launch, Supervised};
 use super::write_file;
+use crate::net::netns::Namespace;
 use crate::net::topology::Topology;
 use crate::requirements::mfs_ha_binary;
 use crate::wait::wait_until_every;
@@ -19,6 +21,8 @@ use crate::{PASSWORD, PREFIX_LENGTH, VHID, VIP};
 
 /// Seconds after which a `status` command that got no answer is ended.
 const STATUS_LIMIT_S: &str = "5";
+/// Seconds after which any other command is ended: far more than any of them takes.
+const COMMAND_LIMIT_S: &str = "20";
 /// Each look at the status costs three processes.
 const STATUS_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -107,16 +111,35 @@ impl MfsHa {
     /// # Errors
     /// When the daemon is not built or cannot be started.
     pub fn start(topology: &Topology, node: usize, options: &MfsHaOptions) -> Result<Self> {
-        let binary = mfs_ha_binary()?;
         let configuration = configure(topology, node, options)?;
+        Self::launch(topology, node, configuration, options.outlives_us)
+    }
+
+    /// Starts `mfs-ha run` on a node with a configuration that was written before.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_configured(
+        topology: &Topology,
+        node: usize,
+        configuration: &Path,
+    ) -> Result<Self> {
+        Self::launch(topology, node, configuration.to_owned(), false)
+    }
+
+    fn launch(
+        topology: &Topology,
+        node: usize,
+        configuration: PathBuf,
+        outlives_us: bool,
+    ) -> Result<Self> {
+        let binary = mfs_ha_binary()?;
         let node = topology.node(node)?;
-        let log = topology
-            .directory()
-            .join(format!("n{}.mfs-ha.log", node.index));
+        let log = configuration.with_extension("log");
         let mut launch = Launch::new(&format!("mfs-ha on n{}", node.index), &log, binary)
             .args([Path::new("run"), Path::new("-c"), &configuration])
             .inside(&node.namespace);
-        if options.outlives_us {
+        if outlives_us {
             launch = launch.outliving_us();
         }
         Ok(Self {
@@ -280,6 +303,78 @@ pub fn configure(topology: &Topology, node: usize, options: &MfsHaOptions) -> Re
     Ok(path)
 }
 
+/// Sets one key of a configuration, named as `key` or `table.key`.
+///
+/// # Errors
+/// When the file cannot be read or written, or is no TOML.
+pub fn set_key(configuration: &Path, key: &str, value: impl Into<toml::Value>) -> Result<()> {
+    let text = fs::read_to_string(configuration)
+        .with_context(|| format!("read {}", configuration.display()))?;
+    let mut document: toml::Table = text.parse().context("read a configuration as TOML")?;
+    let (table, key) = match key.split_once('.') {
+        Some((name, key)) => {
+            let table = document
+                .entry(name)
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            let table = table.as_table_mut();
+            (table.with_context(|| format!("{name} is no table"))?, key)
+        }
+        None => (&mut document, key),
+    };
+    table.insert(key.to_owned(), value.into());
+    let text = toml::to_string(&document).context("write a configuration as TOML")?;
+    write_file(configuration, 0o644, &text)
+}
+
+/// How a command of mfs-ha ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Its exit code; none after a signal. 124 and 137 mean that it did not end by itself.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained about.
+    pub stderr: String,
+}
+
+/// Runs mfs-ha to its end inside a namespace, where `wrapper` are words that run the rest.
+///
+/// # Errors
+/// When it cannot be started at all.
+pub fn invoke<A: AsRef<OsStr>>(
+    namespace: &Namespace,
+    wrapper: &[&str],
+    arguments: impl IntoIterator<Item = A>,
+) -> Result<Outcome> {
+    invoke_program(&mfs_ha_binary()?, namespace, wrapper, arguments)
+}
+
+/// As [`invoke`], with a copy of mfs-ha that stands somewhere else.
+///
+/// # Errors
+/// As [`invoke`].
+pub fn invoke_program<A: AsRef<OsStr>>(
+    program: &Path,
+    namespace: &Namespace,
+    wrapper: &[&str],
+    arguments: impl IntoIterator<Item = A>,
+) -> Result<Outcome> {
+    let output = namespace
+        .command("timeout")
+        .args(["--kill-after=1", COMMAND_LIMIT_S])
+        .args(wrapper)
+        .arg(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .context("start mfs-ha")?;
+    Ok(Outcome {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
 /// Where the configuration of a node is.
 pub fn configuration_path(directory: &Path, node: usize) -> PathBuf {
     directory.join(format!("n{node}.mfs-ha.toml"))
@@ -349,6 +444,21 @@ mod tests {
         assert_eq!(table["carp"]["advskew"].as_integer(), Some(20));
         assert_eq!(table["hooks"]["up"].as_str(), Some("/x/up"));
         assert!(table["hooks"].get("down").is_none());
+    }
+
+    #[test]
+    fn keys_are_set_wherever_they_stand() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.toml");
+        fs::write(&path, "vip = \"a\"\n[carp]\nvhid = 1\n").unwrap();
+        set_key(&path, "vip", "b").unwrap();
+        set_key(&path, "carp.vhid", 2).unwrap();
+        set_key(&path, "hooks.timeout_ms", 3).unwrap();
+        let table: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
+        assert_eq!(table["vip"].as_str(), Some("b"));
+        assert_eq!(table["carp"]["vhid"].as_integer(), Some(2));
+        assert_eq!(table["hooks"]["timeout_ms"].as_integer(), Some(3));
+        assert!(set_key(&path, "vip.x", 1).is_err());
     }
 
     #[test]
