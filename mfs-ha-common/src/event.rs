@@ -22,6 +22,11 @@ pub enum Event {
     },
     /// Every record that had arrived by now was delivered. Early, late and repeated ticks are harmless.
     Tick,
+    /// Adverts are sent from this address from now on; told before [`Event::LinkUp`].
+    SourceChanged {
+        /// The address.
+        source: Ipv4,
+    },
     /// The interface can send and receive and has the source address.
     LinkUp,
     /// It cannot, or is gone.

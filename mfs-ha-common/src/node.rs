@@ -10,7 +10,7 @@ use crate::election::{Reason, State, Timer, Transition};
 use crate::event::Event;
 use crate::net::Ipv4;
 use crate::priority::Priority;
-use crate::promotion::{Announcements, Phase, RESIGN_LIMIT};
+use crate::promotion::{Announcements, PROMOTE_LIMIT, Phase, RESIGN_LIMIT};
 use crate::time::Timestamp;
 
 /// What an operator configures.
@@ -56,6 +56,8 @@ pub struct Node {
     has_listened: bool,
     phase: Phase,
     announcements: Announcements,
+    /// When the VIP has to be there (rule E10).
+    promote_by: Option<Timestamp>,
     leaving: Option<Leaving>,
     has_left: bool,
     last: Transition,
@@ -71,6 +73,7 @@ impl Node {
             has_listened: false,
             phase: Phase::Standby,
             announcements: Announcements::EMPTY,
+            promote_by: None,
             leaving: None,
             has_left: false,
             last: Transition {
@@ -92,6 +95,9 @@ impl Node {
         if self.leaving.is_none() && self.election.has_overslept(now) {
             self.give_way(now, now, Reason::Overslept, &mut actions);
         }
+        if self.leaving.is_none() {
+            self.election.end_hold_down(now);
+        }
         match event {
             Event::AdvertReceived {
                 advert,
@@ -106,6 +112,7 @@ impl Node {
             Event::LinkDown => self.link_down(now, &mut actions),
             Event::AdvertSent => self.election.send_finished(true),
             Event::SendFailed => self.election.send_finished(false),
+            Event::SourceChanged { source } => self.election.set_source(source),
             Event::VipSet { present } => self.vip_set(now, present, &mut actions),
             Event::VipFailed { present } => self.vip_failed(now, present, &mut actions),
             Event::StopRequested => self.stop_requested(now, &mut actions),
@@ -120,17 +127,35 @@ impl Node {
             return None;
         }
         let resign = self.leaving.map(|leaving| (leaving.by, Timer::Resign));
+        let promote = self
+            .promote_by
+            .filter(|_| self.phase == Phase::Promoting)
+            .map(|at| (at, Timer::Promote));
         let announce = self
             .announcements
             .poll_timeout()
             .filter(|_| self.phase == Phase::Active)
             .map(|at| (at, Timer::Announce));
-        // A leaving node still advertises as master, but does not become one.
         let election = self
             .election
             .poll_timeout()
-            .filter(|_| self.leaving.is_none() || self.election.state() == State::Master);
-        [election, resign, announce].into_iter().flatten().min()
+            .filter(|_| self.has_election_timers());
+        [election, resign, promote, announce]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Returns why this node advertises a worse priority than configured.
+    #[must_use]
+    pub const fn demotion(&self) -> Demotion {
+        self.election.demotion()
+    }
+
+    /// Returns what this node advertises.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.election.priority()
     }
 
     /// Returns what to show.
@@ -176,10 +201,11 @@ impl Node {
             self.leave(now, actions);
             return;
         }
-        match self.election.tick(now) {
-            Decision::TakeOver(reason) if self.leaving.is_none() => {
-                self.take_over(now, reason, actions);
-            }
+        if self.phase == Phase::Promoting && self.promote_by.is_some_and(|by| by <= now) {
+            self.vip_failed(now, true, actions);
+        }
+        match self.tick_election(now) {
+            Decision::TakeOver(reason) => self.take_over(now, reason, actions),
             Decision::Advertise => {
                 self.election.note_send(now);
                 actions.push(Action::SendAdvert(self.election.priority()));
@@ -187,12 +213,24 @@ impl Node {
                     actions.push(Action::AnnounceVip);
                 }
             }
-            Decision::Nothing | Decision::TakeOver(_) | Decision::GiveWay(_) | Decision::Assert => {
-            }
+            Decision::Nothing | Decision::GiveWay(_) | Decision::Assert => {}
         }
         if self.phase == Phase::Active && self.announcements.tick(now) {
             actions.push(Action::AnnounceVip);
         }
+    }
+
+    /// A leaving node still advertises as master, but does not become one.
+    fn tick_election(&mut self, now: Timestamp) -> Decision {
+        if self.has_election_timers() {
+            self.election.tick(now)
+        } else {
+            Decision::Nothing
+        }
+    }
+
+    fn has_election_timers(&self) -> bool {
+        self.leaving.is_none() || self.election.state() == State::Master
     }
 
     fn link_up(&mut self, now: Timestamp, actions: &mut Actions) {
@@ -298,6 +336,7 @@ impl Node {
             self.has_left = true;
             actions.push(Action::Exit);
         } else {
+            self.election.end_hold_down(now);
             let transition = self.election.give_way(now, now, leaving.reason);
             self.report(transition, actions);
         }
@@ -309,6 +348,7 @@ impl Node {
         actions.push(Action::SendAdvert(self.election.priority()));
         actions.push(Action::SetVip { present: true });
         self.phase = Phase::Promoting;
+        self.promote_by = Some(now.after(PROMOTE_LIMIT));
         self.report(transition, actions);
     }
 

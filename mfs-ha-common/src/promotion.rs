@@ -40,6 +40,9 @@ impl Phase {
     }
 }
 
+/// How long a new master waits for its VIP before it leaves the mastership to others.
+pub const PROMOTE_LIMIT: Duration = Duration::from_secs(3);
+
 /// How long a leaving node waits for its VIP to be gone before it says farewell all the same.
 pub const RESIGN_LIMIT: Duration = Duration::from_millis(200);
 

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::control::ControlSocket;
 use crate::driver::{FACTS_MAX, Fact, Outputs};
 use crate::heartbeat::{self, Heartbeat, Parts};
-use crate::hooks::{HookRunner, HookSettings};
+use crate::hooks::{Hook, HookRunner, HookSettings};
 use crate::inspect::Inspector;
 use crate::interface::{Interface, LinkState};
 use crate::netlink::NetlinkError;
@@ -81,13 +81,14 @@ impl Ground {
     /// What is missing or in the way.
     pub async fn prepare(config: &Arc<Config>, key: HmacKey) -> Result<Self, GroundError> {
         let (link_watcher, link) = watch_link(&config.interface).await?;
-        let interface = first_interface(config, &link).map_err(GroundError::Interface)?;
+        let state = link.borrow().clone();
+        let interface = first_interface(config, &state).map_err(GroundError::Interface)?;
         // A living daemon has its program on the interface for as long as it has the VIP. Without one
         // the VIP is nobody's, whatever may keep this start from becoming its owner.
         if interface.xdp.is_none() {
             remove_stale_vip(config).await?;
         }
-        let source = supervisor::source(config, &interface).map_err(GroundError::Interface)?;
+        let source = supervisor::source(config, interface).map_err(GroundError::Interface)?;
         let (program, maps) = bpf::load(Some(&config.pin_dir()), &config.carp.peers)?;
         let Maps {
             config: filter,
@@ -100,7 +101,7 @@ impl Ground {
         let mut supervisor =
             Supervisor::new(Arc::clone(config), key, program, filter, facts.clone())
                 .map_err(|error| GroundError::Interface(error.to_string()))?;
-        supervisor.attach(&interface)?;
+        supervisor.attach(&state)?;
         Ok(Self {
             config: Arc::clone(config),
             source,
@@ -118,11 +119,8 @@ impl Ground {
 }
 
 /// Returns the interface that exists at start.
-fn first_interface(
-    config: &Config,
-    link: &watch::Receiver<LinkState>,
-) -> Result<Interface, String> {
-    link.borrow().interface.clone().ok_or_else(|| {
+fn first_interface<'s>(config: &Config, state: &'s LinkState) -> Result<&'s Interface, String> {
+    state.interface.as_ref().ok_or_else(|| {
         format!(
             "interface {} does not exist: `ip link` lists those that do",
             config.interface
@@ -239,6 +237,10 @@ impl Daemon {
             _ = background => Err(anyhow!("the daemon's own tasks have ended")),
             ended = until_end(signals, &facts, &inspector, heartbeat.ended) => ended,
         };
+        if ended.is_err() {
+            // Nobody else says so any more: whatever the up hook started has to go.
+            hooks.want(Hook::Down);
+        }
         remove_left_vip(&config).await;
         // The down hook still gets its time; nothing else waits for it any more.
         let hook_limit = Duration::from_millis(config.hooks.timeout_ms.into());

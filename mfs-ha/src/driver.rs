@@ -223,7 +223,9 @@ impl Driver {
     fn take_in(&mut self, fact: Fact) {
         match fact {
             Fact::LinkUp(transmitter) => {
+                let source = transmitter.source();
                 self.transmitter = Some(transmitter);
+                self.handle(Event::SourceChanged { source });
                 self.handle(Event::LinkUp);
             }
             Fact::LinkDown => {
@@ -266,7 +268,7 @@ impl Driver {
         if let Some((at, timer)) = self.node.poll_timeout().filter(|(at, _)| *at <= now) {
             let lateness = now.as_nanos().saturating_sub(at.as_nanos());
             self.view.lateness_max_ns = self.view.lateness_max_ns.max(lateness);
-            if timer == Timer::MasterDown {
+            if matches!(timer, Timer::MasterDown | Timer::BowOutSlot) {
                 self.reread_peers();
             }
         }
@@ -275,13 +277,15 @@ impl Driver {
 
     /// Adverts that found the ring buffer full are still known to PEERS.
     fn reread_peers(&mut self) {
-        let peers = match self.peers.read() {
+        let mut peers = match self.peers.read() {
             Ok(peers) => peers,
             Err(error) => {
                 tracing::warn!(%error, "cannot compare with PEERS");
                 return;
             }
         };
+        // In the order of arrival: the last one heard is the one that counts.
+        peers.sort_by_key(|(_, state)| state.last_advert_ns);
         for (key, state) in peers {
             let seen = self.seen.get(&key.source).copied().unwrap_or_default();
             if state.last_advert_ns > seen {
@@ -291,21 +295,27 @@ impl Driver {
     }
 
     fn handle(&mut self, event: Event) {
+        let steps = self.node.demotion().equal_skew;
         let actions = self.node.handle(clock::now(), event);
-        // A send is answered at once, and the answer asks for nothing more.
-        let answers = self.apply(actions);
-        for answer in answers {
+        if self.node.demotion().equal_skew > steps {
+            tracing::warn!(
+                effective_skew = self.node.priority().advskew(),
+                "a peer has the same advbase and advskew and wins ties: one step aside; give each node its own advskew"
+            );
+        }
+        // A send is answered at once, and the answer asks for nothing more: one event sends one advert.
+        if let Some(answer) = self.apply(actions) {
             let actions = self.node.handle(clock::now(), answer);
             debug_assert!(actions.is_empty(), "{actions:?}");
-            drop(self.apply(actions));
+            self.apply(actions);
         }
     }
 
-    fn apply(&mut self, actions: Actions) -> Vec<Event> {
-        let mut answers = Vec::new();
+    fn apply(&mut self, actions: Actions) -> Option<Event> {
+        let mut answer = None;
         for action in actions {
             match action {
-                Action::SendAdvert(priority) => answers.push(self.send_advert(priority)),
+                Action::SendAdvert(priority) => answer = Some(self.send_advert(priority)),
                 Action::SetVip { present } => self.outputs.vip.send_modify(|wanted| {
                     wanted.present = present;
                     wanted.generation += 1;
@@ -318,7 +328,7 @@ impl Driver {
                 Action::Exit => self.has_ended = true,
             }
         }
-        answers
+        answer
     }
 
     fn send_advert(&mut self, priority: Priority) -> Event {

@@ -114,6 +114,9 @@ impl fmt::Display for AttachMode {
 pub struct LinkState {
     /// `None` while no interface has the name.
     pub interface: Option<Interface>,
+    /// Counts the interfaces that went while they had the name. One that was made anew can have the
+    /// number of the old one, and be there before anybody looked.
+    pub deletions: u64,
 }
 
 impl LinkState {

@@ -20,15 +20,26 @@ use crate::bpf::{AttachError, Attached, ConfigMap, Mode, Program};
 use crate::config::{Config, RepeatedCounter, TrailingBytes, XdpMode};
 use crate::driver::Fact;
 use crate::interface::{Interface, LinkState};
+use crate::netlink::Netlink;
 use crate::transmit::Transmitter;
 
 /// How long to wait before an interface that could not be used is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How often to look whether the program is still on the interface.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// One life of an interface: a number can be given to the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Life {
+    ifindex: u32,
+    deletions: u64,
+}
+
 /// The part of an interface that adverts depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Usable {
-    ifindex: u32,
+    life: Life,
     mac: [u8; 6],
     source: Ipv4Addr,
 }
@@ -73,8 +84,9 @@ pub struct Supervisor {
     key: HmacKey,
     vhid: Vhid,
     program: Program,
+    program_id: u32,
     filter: ConfigMap,
-    attached: Option<(u32, Attached)>,
+    attached: Option<(Life, Attached)>,
     in_use: Option<Usable>,
     facts: mpsc::Sender<Fact>,
     views: LinkViews,
@@ -84,7 +96,7 @@ impl Supervisor {
     /// Joins the parts. Nothing is attached yet.
     ///
     /// # Errors
-    /// The vhid is 0, which the configuration refuses.
+    /// The vhid is 0, which the configuration refuses, or the kernel does not know the program.
     pub fn new(
         config: Arc<Config>,
         key: HmacKey,
@@ -93,6 +105,7 @@ impl Supervisor {
         facts: mpsc::Sender<Fact>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
+            program_id: program.id()?,
             vhid: Vhid::new(config.carp.vhid).context("vhid 0 is not possible")?,
             config,
             key,
@@ -111,19 +124,16 @@ impl Supervisor {
         self.views.clone()
     }
 
-    /// Attaches to the interface as it is at start, so that what is wrong ends the start.
+    /// Attaches to the interface, if there is one that is not attached to. At start, so that what is
+    /// wrong ends the start.
     ///
     /// # Errors
     /// Another program is attached, or the kernel refuses.
-    pub fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
-        if self
-            .attached
-            .as_ref()
-            .is_some_and(|(ifindex, _)| *ifindex == interface.ifindex)
-        {
+    pub fn attach(&mut self, state: &LinkState) -> Result<(), AttachError> {
+        self.forget_former_life(state);
+        let Some(interface) = state.interface.as_ref().filter(|_| self.attached.is_none()) else {
             return Ok(());
-        }
-        self.attached = None;
+        };
         let mode = match self.config.xdp.mode {
             XdpMode::Auto => None,
             XdpMode::Native => Some(Mode::Native),
@@ -137,8 +147,18 @@ impl Supervisor {
             fallback_reason = attached.fallback_reason,
             "XDP program attached"
         );
-        self.attached = Some((interface.ifindex, attached));
+        self.attached = Some((life(interface, state), attached));
         Ok(())
+    }
+
+    fn forget_former_life(&mut self, state: &LinkState) {
+        let now = state
+            .interface
+            .as_ref()
+            .map(|interface| life(interface, state));
+        if self.attached.as_ref().map(|(life, _)| *life) != now {
+            self.attached = None;
+        }
     }
 
     /// Follows the interface until the daemon ends.
@@ -156,7 +176,35 @@ impl Supervisor {
                     return;
                 },
                 () = tokio::time::sleep(RETRY), if must_retry => {}
+                () = tokio::time::sleep(RECHECK), if self.attached.is_some() => {
+                    self.recheck().await;
+                }
             }
+        }
+    }
+
+    /// Starts anew where somebody took the program off the interface: nobody tells us, and a node that
+    /// is deaf believes that its master is dead.
+    async fn recheck(&mut self) {
+        let read = async {
+            let netlink = Netlink::connect()?;
+            netlink.interface(&self.config.interface).await
+        };
+        let programs = match read.await {
+            Ok(Some(interface)) => interface.xdp.map(|xdp| xdp.program_ids).unwrap_or_default(),
+            // The watcher tells of an interface that is gone.
+            Ok(None) | Err(_) => return,
+        };
+        if programs.contains(&self.program_id) {
+            return;
+        }
+        tracing::error!(
+            interface = self.config.interface,
+            "the XDP program was taken off the interface; attaching it again"
+        );
+        self.attached = None;
+        if self.in_use.take().is_some() {
+            self.tell(Fact::LinkDown).await;
         }
     }
 
@@ -169,15 +217,11 @@ impl Supervisor {
         let usable = match usable {
             Ok(usable) => usable,
             Err(problem) => {
-                if state.interface.is_none() {
-                    self.attached = None;
-                }
+                self.forget_former_life(state);
                 return Ok(Some(problem));
             }
         };
-        if let Some(interface) = &state.interface {
-            self.attach(interface)?;
-        }
+        self.attach(state)?;
         if self.in_use == Some(usable) {
             return Ok(None);
         }
@@ -205,7 +249,7 @@ impl Supervisor {
             return Err(format!("interface {name} has no Ethernet address"));
         };
         Ok(Usable {
-            ifindex: interface.ifindex,
+            life: life(interface, state),
             mac,
             source,
         })
@@ -223,7 +267,12 @@ impl Supervisor {
             vip: self.config.vip.address.octets(),
         };
         self.filter.write(filter(&self.config, &sender, self.key))?;
-        Transmitter::open(&self.config.interface, usable.ifindex, sender, self.key)
+        Transmitter::open(
+            &self.config.interface,
+            usable.life.ifindex,
+            sender,
+            self.key,
+        )
     }
 
     async fn tell(&self, fact: Fact) {
@@ -239,12 +288,19 @@ impl Supervisor {
             tracing::warn!(problem, "the interface cannot be used");
         }
         self.views.set(LinkView {
-            ifindex: attached.map(|(ifindex, _)| *ifindex),
+            ifindex: attached.map(|(life, _)| life.ifindex),
             source: self.in_use.map(|usable| usable.source),
             mode: attached.map(|(_, attached)| attached.mode),
             fallback_reason: attached.and_then(|(_, attached)| attached.fallback_reason.clone()),
             problem,
         });
+    }
+}
+
+fn life(interface: &Interface, state: &LinkState) -> Life {
+    Life {
+        ifindex: interface.ifindex,
+        deletions: state.deletions,
     }
 }
 

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use mfs_ha_common::carp::Advert;
 use mfs_ha_common::carp::auth::HmacKey;
 use mfs_ha_common::carp::frame::{FrameBuf, Sender};
+use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::priority::Priority;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, bind, send, setsockopt, socket, sockopt,
@@ -56,9 +57,16 @@ impl Transmitter {
             key,
             // Any start will do, but two lives of a daemon should not repeat each other.
             counter: getrandom::u64().context("draw a random counter")?,
-            identification: 0,
+            identification: u16::try_from(getrandom::u32().context("draw a random id")? >> 16)
+                .unwrap_or_default(),
             _membership: join(&sender, ifindex)?,
         })
+    }
+
+    /// Returns the address that adverts are sent from.
+    #[must_use]
+    pub const fn source(&self) -> Ipv4 {
+        self.sender.source
     }
 
     /// Sends one advert.

@@ -40,10 +40,20 @@ fn cluster(arena: &Arena, count: usize) -> Vec<MfsHa> {
     arena.wait_owner(1, SETTLE).unwrap();
     for node in 2..=count {
         let mut daemon = start(arena, node);
-        daemon.wait_state("backup", SETTLE).unwrap();
+        wait_follows(&mut daemon);
         nodes.push(daemon);
     }
     nodes
+}
+
+/// Waits until a backup has heard its master: before that it is as patient as with a slow one.
+fn wait_follows(daemon: &mut MfsHa) {
+    daemon
+        .wait_status("a backup that hears its master", SETTLE, |status| {
+            let field = |name| status.get(name).and_then(|value| value.as_str());
+            field("state") == Some("backup") && field("master").is_some()
+        })
+        .unwrap();
 }
 
 fn has_vip(arena: &Arena, node: usize) -> bool {
@@ -77,7 +87,7 @@ fn twenty_deaths_at_random_phases() {
         nodes[master - 1] = start(&arena, master);
         arena.wait_vip(master, false, SETTLE).unwrap();
         arena.topology().port_up(master).unwrap();
-        nodes[master - 1].wait_state("backup", SETTLE).unwrap();
+        wait_follows(&mut nodes[master - 1]);
     }
     let finding = arena.judge(begin, Instant::now()).unwrap();
     let spread = Spread::of(&answered).unwrap();

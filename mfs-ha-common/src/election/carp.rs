@@ -159,6 +159,8 @@ impl Election {
     /// Starts listening.
     pub(crate) fn listen(&mut self, now: Timestamp, reason: Reason) -> Transition {
         self.followed = None;
+        // Who was equal before the link was lost may have been set right.
+        self.demotion.equal_skew = 0;
         self.enter_backup(now, now, reason)
     }
 
@@ -216,6 +218,18 @@ impl Election {
     /// Notes that the VIP was taken.
     pub(crate) const fn vip_taken(&mut self) {
         self.demotion.vip_failure = false;
+    }
+
+    /// Lets a node whose hold-down is over try again at its own priority (rule E10).
+    pub(crate) fn end_hold_down(&mut self, now: Timestamp) {
+        if now >= self.hold_down {
+            self.demotion.vip_failure = false;
+        }
+    }
+
+    /// Notes the address that adverts are sent from, for ties (rule E6).
+    pub(crate) const fn set_source(&mut self, source: Ipv4) {
+        self.settings.source = source;
     }
 
     /// Says whether a master was silent for so long that its peers have replaced it (rule E8).
@@ -308,17 +322,24 @@ impl Election {
     /// Returns the next deadline.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Timestamp, Timer)> {
+        let held = Some((self.hold_down, Timer::HoldDown)).filter(|_| self.demotion.vip_failure);
         match self.state {
-            State::Init => None,
-            State::Master => self.advertise.map(|at| (at, Timer::Advertise)),
+            State::Init => held,
+            State::Master => self
+                .advertise
+                .map(|at| (at, Timer::Advertise))
+                .into_iter()
+                .chain(held)
+                .min(),
             State::Backup => {
                 let slot = self.bow_out_slot.map(|at| (at, Timer::BowOutSlot));
                 let down = self.master_down.map(|at| (at, Timer::MasterDown));
-                [slot, down]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                let takeover = [slot, down].into_iter().flatten().min();
+                takeover
                     .map(|(at, timer)| (at.max(self.hold_down), timer))
+                    .into_iter()
+                    .chain(held)
+                    .min()
             }
         }
     }

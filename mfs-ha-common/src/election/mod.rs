@@ -101,6 +101,10 @@ pub enum Timer {
     Advertise,
     /// The VIP is to be announced again.
     Announce,
+    /// This node may become master again after it could not take the VIP.
+    HoldDown,
+    /// The VIP is to be there by then.
+    Promote,
     /// The VIP is to be gone by then.
     Resign,
 }
@@ -114,6 +118,8 @@ impl Timer {
             Self::BowOutSlot => "bow_out_slot",
             Self::Advertise => "advertise",
             Self::Announce => "announce",
+            Self::HoldDown => "hold_down",
+            Self::Promote => "promote",
             Self::Resign => "resign",
         }
     }

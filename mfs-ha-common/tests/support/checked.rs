@@ -13,7 +13,7 @@ use mfs_ha_common::event::Event;
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::{Node, NodeConfig, NodeStatus};
 use mfs_ha_common::priority::Priority;
-use mfs_ha_common::promotion::{Phase, RESIGN_LIMIT};
+use mfs_ha_common::promotion::{PROMOTE_LIMIT, Phase, RESIGN_LIMIT};
 use mfs_ha_common::record::{AdvertRecord, KIND_ADVERT};
 use mfs_ha_common::time::Timestamp;
 
@@ -67,6 +67,7 @@ pub(crate) struct Checked {
     config: NodeConfig,
     /// What the VIP was last asked to be, and whether that was confirmed since.
     wanted: Option<bool>,
+    promoting_since: Option<Timestamp>,
     is_confirmed: bool,
     /// The up hook ran, and the down hook has not followed it.
     is_up: bool,
@@ -103,6 +104,7 @@ impl Checked {
             node: Node::new(config, now),
             config,
             wanted: None,
+            promoting_since: None,
             is_confirmed: false,
             is_up: false,
             has_listened: false,
@@ -204,6 +206,20 @@ impl Checked {
                     by,
                 });
             }
+            // A VIP that does not come in time is a failed one.
+            Event::Tick
+                if step.before.phase == Phase::Promoting
+                    && step.after.phase == Phase::Resigning
+                    && step.after.demotion.vip_failure =>
+            {
+                let is_late = |since: Timestamp| step.now >= since.after(PROMOTE_LIMIT);
+                assert!(self.promoting_since.is_some_and(is_late), "{step:?}");
+                self.hold_down_until = step.now.after(HOLD_DOWN);
+                self.farewell = Some(Farewell {
+                    is_final: false,
+                    by,
+                });
+            }
             Event::StopRequested => {
                 self.farewell = Some(Farewell {
                     is_final: true,
@@ -216,6 +232,7 @@ impl Checked {
             | Event::AdvertReceived { .. }
             | Event::Tick
             | Event::LinkUp
+            | Event::SourceChanged { .. }
             | Event::AdvertSent
             | Event::SendFailed => {}
         }
@@ -227,6 +244,7 @@ impl Checked {
             Action::SetVip { present } => {
                 self.wanted = Some(present);
                 self.is_confirmed = false;
+                self.promoting_since = present.then_some(step.now);
                 assert!(!present || step.after.state == State::Master, "{step:?}");
             }
             Action::AnnounceVip => {
@@ -323,7 +341,9 @@ impl Checked {
         let is_idle = after.phase == Phase::Standby;
         assert!(!is_idle || after.state != State::Master, "{step:?}");
         let is_leaving = self.farewell.is_some() && !self.has_exited;
-        let waits = is_leaving || after.state != State::Init;
+        // Without a link only a farewell and a hold-down have an end to wait for.
+        let is_held = after.demotion.vip_failure && !self.has_exited;
+        let waits = is_leaving || is_held || after.state != State::Init;
         assert_eq!(after.next.is_some(), waits, "{step:?}");
     }
 
@@ -444,7 +464,12 @@ impl Step<'_> {
         let (from, to) = (report.from, report.to);
         let taken_over = from == State::Backup && to == State::Master;
         let given_way = from == State::Master && to == State::Backup;
-        let mine = self.before.priority;
+        // A hold-down that is over ends before anything else is decided.
+        let mine = if self.before.demotion.vip_failure && !self.after.demotion.vip_failure {
+            self.after.priority
+        } else {
+            self.before.priority
+        };
         match report.reason {
             Reason::Started => false,
             Reason::LinkUp => {

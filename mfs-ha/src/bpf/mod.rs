@@ -132,7 +132,10 @@ pub struct StatsMap(PerCpuArray<MapData, Plain<Stats>>);
 /// # Errors
 /// Missing privileges, a kernel that refuses the program, no BPF file system.
 pub fn load(pins: Option<&Path>, known_peers: &[Ipv4Addr]) -> Result<(Program, Maps), BpfError> {
+    // The program need not format what nobody reads.
+    let log_level = log_level();
     let mut ebpf = EbpfLoader::new()
+        .override_global(aya_log::LEVEL, &log_level, false)
         .load(OBJECT)
         .map_err(|error| BpfError::Load(Box::new(error)))?;
     let logger = EbpfLogger::init(&mut ebpf).map_err(|_error| BpfError::Mismatch {
@@ -164,6 +167,18 @@ pub fn load(pins: Option<&Path>, known_peers: &[Ipv4Addr]) -> Result<(Program, M
         .load()
         .map_err(|error| BpfError::Verify(Box::new(error)))?;
     Ok((program, maps))
+}
+
+/// The most detailed level that is logged, as aya-log counts: 1 for errors to 5 for traces.
+fn log_level() -> u8 {
+    match tracing::level_filters::LevelFilter::current().into_level() {
+        None => 0,
+        Some(tracing::Level::ERROR) => 1,
+        Some(tracing::Level::WARN) => 2,
+        Some(tracing::Level::INFO) => 3,
+        Some(tracing::Level::DEBUG) => 4,
+        Some(tracing::Level::TRACE) => 5,
+    }
 }
 
 fn typed<T: TryFrom<Map, Error = MapError>>(
@@ -222,6 +237,16 @@ impl Program {
             .program(PROGRAM)
             .and_then(|program| program.try_into().ok())
             .ok_or(BpfError::Mismatch { name: PROGRAM })
+    }
+
+    /// Returns the number by which the kernel and `bpftool` know the program.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn id(&self) -> Result<u32, BpfError> {
+        let info = self.xdp()?.info();
+        info.map(|info| info.id())
+            .map_err(|error| BpfError::Verify(Box::new(error)))
     }
 
     /// Removes the pins. The maps live as long as somebody has them open.

@@ -53,7 +53,7 @@ pub struct DecodeArgs {
     #[arg(
         long,
         value_name = "IP",
-        default_value = "0.0.0.0",
+        default_value = "255.255.255.255",
         hide_default_value = true
     )]
     local_ip: Ipv4Addr,

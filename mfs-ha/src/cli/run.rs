@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::Args;
 use mfs_ha_common::carp::auth::HmacKey;
 
@@ -34,6 +35,10 @@ pub struct RunArgs {
 pub async fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = Arc::new(Config::load(&args.config).exit_with(Exit::Usage)?);
     privileges::require().exit_with(Exit::NotPermitted)?;
+    // No core dump shows the password.
+    nix::sys::prctl::set_dumpable(false)
+        .context("keep the memory out of core dumps")
+        .exit_with(Exit::Failure)?;
     let password = secret::read_password_file(&config.carp.password_file).exit_with(Exit::Usage)?;
     for warning in password.warnings() {
         tracing::warn!(file = %config.carp.password_file.display(), "{warning}");

@@ -34,6 +34,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 pub struct LinkWatcher {
     name: String,
     notifications: Notifications,
+    deletions: u64,
     state: watch::Sender<LinkState>,
 }
 
@@ -44,10 +45,11 @@ pub struct LinkWatcher {
 pub async fn watch(name: &str) -> Result<(LinkWatcher, watch::Receiver<LinkState>), NetlinkError> {
     // Subscribed before the first reading: no change can fall between the two.
     let notifications = Notifications::open().map_err(NetlinkError::Connect)?;
-    let (sender, receiver) = watch::channel(read(name).await?);
+    let (sender, receiver) = watch::channel(read(name, 0).await?);
     let watcher = LinkWatcher {
         name: name.to_owned(),
         notifications,
+        deletions: 0,
         state: sender,
     };
     Ok((watcher, receiver))
@@ -66,7 +68,10 @@ impl LinkWatcher {
             tokio::select! {
                 () = self.state.closed() => return,
                 changed = self.notifications.changed(ifindex) => match changed {
-                    Ok(()) => subscribing.reset(),
+                    Ok(is_deleted) => {
+                        subscribing.reset();
+                        self.deletions += u64::from(is_deleted);
+                    }
                     Err(error) => {
                         self.warn("the netlink notifications broke off", &error);
                         tokio::time::sleep(subscribing.next_delay()).await;
@@ -75,7 +80,7 @@ impl LinkWatcher {
                 },
                 () = sleep_until(read_again_at) => {}
             }
-            match read(&self.name).await {
+            match read(&self.name, self.deletions).await {
                 Ok(state) => {
                     read_again_at = None;
                     reading.reset();
@@ -119,9 +124,12 @@ impl LinkWatcher {
     }
 }
 
-async fn read(name: &str) -> Result<LinkState, NetlinkError> {
+async fn read(name: &str, deletions: u64) -> Result<LinkState, NetlinkError> {
     let interface = Netlink::connect()?.interface(name).await?;
-    Ok(LinkState { interface })
+    Ok(LinkState {
+        interface,
+        deletions,
+    })
 }
 
 /// Never returns for `None`.
@@ -157,68 +165,106 @@ impl Notifications {
         })
     }
 
-    /// Waits until something happened that can concern the interface, and takes all that has
-    /// happened until then.
-    async fn changed(&mut self, ifindex: Option<u32>) -> io::Result<()> {
+    /// Waits until something happened that can concern the interface, takes all that has happened
+    /// until then, and tells whether the interface was deleted.
+    async fn changed(&mut self, ifindex: Option<u32>) -> io::Result<bool> {
+        let mut is_deleted = false;
         loop {
             self.buffer.clear();
             let received = self.socket.recv(&mut self.buffer).await;
-            if self.concerns(received, ifindex)? {
+            if let Some(news) = self.news(received, ifindex)? {
+                is_deleted |= news == News::Deleted;
                 break;
             }
         }
         for _ in 0..DRAIN_MAX {
             self.buffer.clear();
-            match self
+            let received = self
                 .socket
                 .socket_ref()
-                .recv(&mut self.buffer, nix::libc::MSG_DONTWAIT)
-            {
+                .recv(&mut self.buffer, nix::libc::MSG_DONTWAIT);
+            match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                received => self.concerns(received.map(drop), ifindex)?,
-            };
+                received => {
+                    let news = self.news(received.map(drop), ifindex)?;
+                    is_deleted |= news == Some(News::Deleted);
+                }
+            }
         }
-        Ok(())
+        Ok(is_deleted)
     }
 
-    fn concerns(&self, received: io::Result<()>, ifindex: Option<u32>) -> io::Result<bool> {
+    fn news(&self, received: io::Result<()>, ifindex: Option<u32>) -> io::Result<Option<News>> {
         match received {
-            Ok(()) => Ok(may_concern(&self.buffer, ifindex)),
+            Ok(()) => Ok(news(&self.buffer, ifindex)),
             // Notifications were lost: what they were about is unknown.
-            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
+                Ok(Some(News::Changed))
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(error) => Err(error),
         }
     }
 }
 
-/// Whether any message of the datagram can concern the interface.
+/// What can have happened to the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// Something, perhaps to another interface.
+    Changed,
+    /// It was deleted, or moved to another network namespace.
+    Deleted,
+}
+
+/// What the messages of a datagram mean for the interface; `None` when they are about others.
 ///
 /// While the interface exists, its name can only change hands through a message about itself.
 /// While it does not, any message can be the one that brings it.
-fn may_concern(mut datagram: &[u8], ifindex: Option<u32>) -> bool {
+fn news(mut datagram: &[u8], ifindex: Option<u32>) -> Option<News> {
     const HEADER_BYTES: usize = 16;
     // The number stands at the same place in messages about links and in those about addresses.
     const IFINDEX_AT: usize = HEADER_BYTES + 4;
-    let Some(ifindex) = ifindex else { return true };
+    let Some(ifindex) = ifindex else {
+        return Some(News::Changed);
+    };
+    let mut news = None;
     while let Some(length) = datagram.first_chunk::<4>() {
         let length = usize::try_from(u32::from_ne_bytes(*length)).unwrap_or(usize::MAX);
         let named = datagram
             .get(IFINDEX_AT..)
             .and_then(|rest| rest.first_chunk::<4>())
             .map(|number| u32::from_ne_bytes(*number));
-        // A message that cannot be understood may be about anything.
-        if length < HEADER_BYTES || named.is_none_or(|named| named == ifindex) {
-            return true;
+        match named {
+            Some(named) if length >= HEADER_BYTES && named == ifindex => {
+                if is_deletion(datagram) {
+                    return Some(News::Deleted);
+                }
+                news = Some(News::Changed);
+            }
+            Some(_) if length >= HEADER_BYTES => {}
+            // A message that cannot be understood may be about anything.
+            Some(_) | None => return Some(News::Changed),
         }
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);
     }
-    false
+    news
+}
+
+/// Whether a message tells that a link is gone. To leave a bridge is told with the same type, and
+/// with the bridges' own address family.
+fn is_deletion(message: &[u8]) -> bool {
+    const TYPE_AT: usize = 4;
+    const FAMILY_AT: usize = 16;
+    let kind = message
+        .get(TYPE_AT..)
+        .and_then(|rest| rest.first_chunk::<2>())
+        .map(|kind| u16::from_ne_bytes(*kind));
+    kind == Some(nix::libc::RTM_DELLINK) && message.get(FAMILY_AT) == Some(&0)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::may_concern;
+    use super::{News, news};
 
     fn message(ifindex: u32) -> Vec<u8> {
         let mut message = Vec::new();
@@ -229,6 +275,17 @@ mod tests {
         message
     }
 
+    fn deletion(ifindex: u32, family: u8) -> Vec<u8> {
+        let mut message = message(ifindex);
+        message[4..6].copy_from_slice(&nix::libc::RTM_DELLINK.to_ne_bytes());
+        message[16] = family;
+        message
+    }
+
+    fn may_concern(datagram: &[u8], ifindex: Option<u32>) -> bool {
+        news(datagram, ifindex).is_some()
+    }
+
     #[test]
     fn only_messages_about_the_interface_count_while_it_exists() {
         let both = [message(4), message(5)].concat();
@@ -237,6 +294,19 @@ mod tests {
         assert!(!may_concern(&both, Some(6)));
         assert!(may_concern(&both, None));
         assert!(!may_concern(&[], Some(4)));
+    }
+
+    #[test]
+    fn a_deletion_is_seen_wherever_it_stands() {
+        let bridge = u8::try_from(nix::libc::AF_BRIDGE).unwrap();
+        let made_anew = [deletion(4, 0), message(4)].concat();
+        assert_eq!(news(&made_anew, Some(4)), Some(News::Deleted));
+        let left_a_bridge = [message(4), deletion(4, bridge)].concat();
+        assert_eq!(news(&left_a_bridge, Some(4)), Some(News::Changed));
+        let another = [message(4), deletion(5, 0)].concat();
+        assert_eq!(news(&another, Some(4)), Some(News::Changed));
+        assert_eq!(news(&deletion(5, 0), Some(4)), None);
+        assert_eq!(news(&deletion(4, 0)[..18], Some(4)), Some(News::Changed));
     }
 
     #[test]

@@ -121,6 +121,40 @@ fn it_may_be_deleted_renamed_or_emptied_and_come_back() {
     end(topology, 2, &mut second);
 }
 
+/// The new interface has number and address of the old one, and is there before anybody looked.
+#[test]
+fn it_may_be_exchanged_for_another_one_of_the_same_number() {
+    let _serial = serial();
+    let arena = Arena::new(2).unwrap();
+    let topology = arena.topology();
+    let one = topology.node(1).unwrap();
+    let (mut first, mut second) = two(&arena);
+    let begin = Instant::now();
+    let number = number_at(&second.status().unwrap(), "/ifindex").unwrap();
+    second.process().signal(Signal::SIGSTOP).unwrap();
+    topology.delete_interface(2).unwrap();
+    topology.recreate_interface_as(2, number).unwrap();
+    second.process().signal(Signal::SIGCONT).unwrap();
+    let resumed = Instant::now();
+    // Nothing that was opened on the old one works on the new one: neither hearing nor sending.
+    second
+        .wait_status("adverts on the new interface", SETTLE, |status| {
+            let age = status.pointer("/peers/0/last_advert_age_ms");
+            let age = age.and_then(Value::as_u64).map(Duration::from_millis);
+            text(status, "/state") == "backup" && age.is_some_and(|age| age < resumed.elapsed())
+        })
+        .unwrap();
+    assert_eq!(
+        number_at(&wait_follows(&mut second, one), "/ifindex").unwrap(),
+        number
+    );
+    let finding = arena.judge(begin, Instant::now()).unwrap();
+    assert_eq!((finding.owners_max, finding.moves), (1, 0));
+    first.terminate(SETTLE).unwrap();
+    arena.wait_owner(2, SETTLE).unwrap();
+    end(topology, 2, &mut second);
+}
+
 #[test]
 fn another_program_on_the_new_interface_is_waited_for() {
     let _serial = serial();

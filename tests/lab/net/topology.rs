@@ -146,21 +146,32 @@ impl Topology {
             "link add br0 type bridge stp_state 0 mcast_snooping 0 forward_delay 0".to_owned(),
             "link set br0 up".to_owned(),
         ])?;
-        self.connect("pob", &self.observer, mac(OBSERVER), address(OBSERVER))?;
+        let observer = (mac(OBSERVER), address(OBSERVER));
+        self.connect("pob", &self.observer, observer, "")?;
         for node in &self.nodes {
-            self.connect(&port(node.index), &node.namespace, node.mac, node.address)?;
+            self.connect_node(node, "")?;
         }
         Ok(())
     }
 
-    fn connect(&self, port: &str, to: &Namespace, mac: Mac, address: Ipv4Addr) -> Result<()> {
-        self.switch.ip(&[
-            format!(
-                "link add {port} type veth peer name eth0 address {mac} netns {}",
-                to.name()
-            ),
-            format!("link set {port} master br0 up"),
-        ])?;
+    fn connect_node(&self, node: &Node, number: &str) -> Result<()> {
+        let addresses = (node.mac, node.address);
+        self.connect(&port(node.index), &node.namespace, addresses, number)
+    }
+
+    fn connect(
+        &self,
+        port: &str,
+        to: &Namespace,
+        (mac, address): (Mac, Ipv4Addr),
+        number: &str,
+    ) -> Result<()> {
+        to.ip(&[format!(
+            "link add eth0 {number} address {mac} type veth peer name {port} netns {}",
+            self.switch.name()
+        )])?;
+        self.switch
+            .ip(&[format!("link set {port} master br0 up")])?;
         to.ip(&[
             format!("addr add {address}/{PREFIX_LENGTH} dev eth0"),
             "link set eth0 up".to_owned(),
@@ -242,8 +253,15 @@ impl Topology {
     /// # Errors
     /// When `ip` fails.
     pub fn recreate_interface(&self, index: usize) -> Result<()> {
-        let node = self.node(index)?;
-        self.connect(&port(index), &node.namespace, node.mac, node.address)
+        self.connect_node(self.node(index)?, "")
+    }
+
+    /// As [`Self::recreate_interface`], with a number chosen: that of the old one, for example.
+    ///
+    /// # Errors
+    /// When `ip` fails, or the number is taken.
+    pub fn recreate_interface_as(&self, index: usize, number: u64) -> Result<()> {
+        self.connect_node(self.node(index)?, &format!("index {number}"))
     }
 
     /// Removes the VIP from a node by hand, as an operator would after kill -9. Absence is success.

@@ -339,10 +339,14 @@ async fn what_somebody_else_changes_is_repaired_at_once_and_then_not_in_a_hot_lo
         model.asked.clear();
         model.started = Instant::now();
     });
+    bench.reports.mark_unchanged();
     bench.somebody_changes(Held::No);
     bench.settle().await;
     let asked = bench.kernel.asked_at();
     assert_eq!(asked, [(0, Operation::Read), (0, Operation::Add)]);
+    // It reads like the last report, and is one all the same: the VIP has to be announced again.
+    assert!(bench.reports.has_changed().unwrap());
+    assert_eq!(bench.report().await, done(1, Presence::Present));
 }
 
 #[tokio::test(start_paused = true)]
