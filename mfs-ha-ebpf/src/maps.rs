@@ -61,10 +61,10 @@ pub(crate) fn update_peer(source: Ipv4, mut state: PeerState) {
     let key = PeerKey { source };
     if let Some(entry) = PEERS.get_ptr_mut(key) {
         // SAFETY: the kernel returned a live, aligned value of this type, and entries are not removed
-        // while the program is attached. The field is read through the raw pointer: another CPU or the
-        // daemon may write it at the same time, and any bits are a valid number.
-        let adverts = unsafe { (&raw const (*entry).adverts).read() };
-        state.adverts = adverts.wrapping_add(1);
+        // while the program is attached. It is read through the raw pointer: another CPU or the daemon
+        // may write it at the same time, and any bits are a valid value.
+        let before = unsafe { entry.read() };
+        state.adverts = before.adverts.wrapping_add(1);
         // SAFETY: as above. Frames of one source arrive on one queue; should two CPUs write at once,
         // each field keeps one of the two values.
         unsafe { entry.write(state) };
