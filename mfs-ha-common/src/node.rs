@@ -91,8 +91,8 @@ impl Node {
         if self.has_left {
             return actions;
         }
-        // Peers have replaced a master that was silent for so long: step down before anything else.
-        if self.leaving.is_none() && self.election.has_overslept(now) {
+        // Who was replaced in its sleep steps down before anything else.
+        if self.leaving.is_none() && self.election.was_replaced(now, heard_master(event)) {
             self.give_way(now, now, Reason::Overslept, &mut actions);
         }
         if self.leaving.is_none() {
@@ -327,7 +327,7 @@ impl Node {
             return;
         };
         // After a long sleep somebody else is master, and ucarp would obey our farewell for it.
-        if self.election.state() == State::Master && !self.election.has_overslept(now) {
+        if self.election.state() == State::Master && !self.election.is_late(now) {
             actions.push(Action::SendAdvert(Priority::BOW_OUT));
         }
         if leaving.reason == Reason::Stopped {
@@ -384,4 +384,16 @@ impl Node {
         self.last = transition;
         actions.push(Action::Report(transition));
     }
+}
+
+/// Returns when an advert of a master arrived, where the event is one.
+fn heard_master(event: Event) -> Option<Timestamp> {
+    if let Event::AdvertReceived {
+        advert, arrival, ..
+    } = event
+        && advert.get().priority != Priority::BOW_OUT
+    {
+        return Some(arrival);
+    }
+    None
 }

@@ -376,6 +376,105 @@ fn a_master_that_slept_gives_way_without_a_word() {
     });
 }
 
+/// A master that was stopped for longer than its own patience, but not for as long as its peers wait,
+/// was not replaced: it goes on. Giving way would leave nobody.
+#[test]
+fn a_late_master_that_nobody_replaced_goes_on() {
+    for frozen in [100, 130, 150, 200, 250] {
+        for_each_seed(5, |seed| {
+            let configs: Vec<NodeConfig> = [10, 20, 30]
+                .iter()
+                .enumerate()
+                .map(|(index, skew)| config(index, Priority::new(0, *skew), 3))
+                .collect();
+            let mut world = World::new(seed, Conditions::GOOD);
+            let ids = start_settled(&mut world, &configs);
+            let phase = world.rng.between(Duration::ZERO, seconds(1));
+            world.run_for(phase);
+            world.freeze(ids[0]);
+            world.run_for(millis(frozen));
+            world.thaw(ids[0]);
+            require_one_stable_owner(&mut world, seconds(5));
+            world.require(world.owners() == [ids[0]], "it is the same master");
+        });
+    }
+}
+
+/// Who stalls a whole cluster and lets it go on changes nothing: whoever wakes first, the master is heard
+/// before anybody believes in the silence (rule E11).
+#[test]
+fn a_stall_of_all_nodes_moves_nothing() {
+    for_each_seed(60, |seed| {
+        let mut rng = Rng(seed ^ 0x57a11);
+        let advbase = u8::try_from(rng.below(2)).unwrap_or(0);
+        // Long enough for every backup to find itself late, too short for the master to be sure that it was
+        // replaced.
+        let stalls = match advbase {
+            0 => (millis(400), seconds(2)),
+            _ => (millis(3300), millis(5500)),
+        };
+        let skews = [[10, 15, 20], [1, 2, 3], [18, 19, 20]];
+        let skews = skews[usize::try_from(rng.below(3)).unwrap_or(0)];
+        let mut configs: Vec<NodeConfig> = skews
+            .iter()
+            .enumerate()
+            .map(|(index, skew)| config(index, Priority::new(advbase, *skew), 3))
+            .collect();
+        configs.truncate(2 + usize::try_from(rng.below(2)).unwrap_or(0));
+        let mut world = World::new(seed, Conditions::GOOD);
+        let ids = start_settled(&mut world, &configs);
+        for _ in 0..10 {
+            let phase = world.rng.between(Duration::ZERO, seconds(2));
+            world.run_for(phase);
+            for id in &ids {
+                world.freeze(*id);
+            }
+            let stall = world.rng.between(stalls.0, stalls.1);
+            world.run_for(stall);
+            let apart = world.rng.below(2) * 20;
+            let mut wakings: Vec<(Duration, Id)> = ids
+                .iter()
+                .map(|id| (world.rng.between(Duration::ZERO, millis(apart)), *id))
+                .collect();
+            wakings.sort_unstable();
+            let mut waited = Duration::ZERO;
+            for (at, id) in wakings {
+                world.run_for(at.saturating_sub(waited));
+                waited = at;
+                world.thaw(id);
+            }
+            require_one_stable_owner(&mut world, seconds(4));
+            world.require(world.owners() == [ids[0]], "it is the same master");
+        }
+    });
+}
+
+/// A backup that slept while its master died waits once more, and no longer than that.
+#[test]
+fn a_backup_that_slept_through_its_masters_death_takes_over() {
+    for_each_seed(15, |seed| {
+        let mut rng = Rng(seed ^ 0x51ee);
+        let advbase = u8::try_from(rng.below(2)).unwrap_or(0);
+        let priorities = [10, 20].map(|skew| Priority::new(advbase, skew));
+        let configs = [config(0, priorities[0], 3), config(1, priorities[1], 3)];
+        let mut world = World::new(seed, Conditions::GOOD);
+        let ids = start_settled(&mut world, &configs);
+        world.freeze(ids[1]);
+        let pause = world.rng.between(Duration::ZERO, seconds(5));
+        world.run_for(pause);
+        world.crash(ids[0]);
+        let sleep = world.rng.between(seconds(5), seconds(30));
+        world.run_for(sleep);
+        world.thaw(ids[1]);
+        world.run_for(millis(1));
+        world.require(world.owners().is_empty(), "it is not sure yet");
+        let bound = priorities[0].interval() * 2 + priorities[1].slot() + millis(4);
+        let served = world.run_until(bound, |world| world.owners() == [ids[1]]);
+        world.require(served, "it takes over");
+        require_one_stable_owner(&mut world, seconds(10));
+    });
+}
+
 #[test]
 fn a_node_that_cannot_set_its_vip_leaves_it_to_another() {
     for_each_seed(15, |seed| {

@@ -64,12 +64,14 @@ const EVENTS: &[&str] = &[
     "equal_low",
     "equal_high",
     "worse",
+    "worse_late",
     "worse_slept",
     "slow",
     "bow_out",
     "bow_out_stranger",
     "tick_early",
     "tick_due",
+    "tick_late",
     "tick_slept",
     "link_up",
     "link_down",
@@ -251,8 +253,18 @@ impl Scene {
         let soon = self.start.after(PAUSE);
         match name {
             "tick_due" => self.deadline().map_or(soon, |at| at.max(soon)),
+            "tick_late" | "worse_late" => self.start.after(self.late()),
             "tick_slept" | "worse_slept" => self.start.after(HOUR),
             _ => soon,
+        }
+    }
+
+    /// Longer than a master's own patience and than its backup's, shorter than the longest of any backup.
+    fn late(&self) -> Duration {
+        if self.setting.advbase == 0 {
+            Duration::from_millis(500)
+        } else {
+            Duration::from_secs(5)
         }
     }
 
@@ -265,11 +277,11 @@ impl Scene {
             "better" => self.hear(LOW, self.priority(10), arrival),
             "equal_low" => self.hear(LOW, own, arrival),
             "equal_high" => self.hear(HIGH, own, arrival),
-            "worse" | "worse_slept" => self.hear(LOW, worse, arrival),
+            "worse" | "worse_late" | "worse_slept" => self.hear(LOW, worse, arrival),
             "slow" => self.hear(LOW, Priority::new(10, 0), arrival),
             "bow_out" => self.hear(master, Priority::BOW_OUT, arrival),
             "bow_out_stranger" => self.hear(STRANGER, Priority::BOW_OUT, arrival),
-            "tick_early" | "tick_due" | "tick_slept" => Event::Tick,
+            "tick_early" | "tick_due" | "tick_late" | "tick_slept" => Event::Tick,
             "link_up" => Event::LinkUp,
             "link_down" => Event::LinkDown,
             "sent" => Event::AdvertSent,
@@ -344,6 +356,11 @@ impl Clockwork<'_> {
             "interval" => own_interval,
             "limit" => RESIGN_LIMIT,
             "spacing" => Duration::from_millis(100),
+            "again(nobody)" => Duration::from_secs(1) * 2 + slot,
+            "again(heard)" => {
+                let master = base + Duration::from_micros(10 * 1_000_000 / 256);
+                master.max(Duration::from_millis(20)) * 2 + slot
+            }
             "silence(nobody)" => silence(Duration::from_secs(1)),
             "silence(heard)" => silence(self.heard.unwrap().interval()),
             other => panic!("`{other}` is no span"),

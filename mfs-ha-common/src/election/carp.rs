@@ -9,7 +9,7 @@
 //! ```
 //!
 //! It decides who is master and when to advertise. It does not know how the VIP is taken; that is
-//! [`promotion`](crate::promotion)'s. Rules E1 to E10 are stated in `docs/protocol.md`.
+//! [`promotion`](crate::promotion)'s. Rules E1 to E11 are stated in `docs/protocol.md`.
 //!
 //! Invariants: a deadline is set for each state but `Init`; silence is judged by [`Election::tick`]
 //! only, from arrival times; a tick before the deadline changes nothing.
@@ -28,6 +28,15 @@ const SENDS_IN_A_ROW: u8 = 3;
 
 /// How long a node that could not take the VIP leaves the mastership to others.
 pub const HOLD_DOWN: Duration = Duration::from_secs(10);
+
+/// The slot of the greatest advskew, rounded up.
+const LONGEST_SLOT: Duration = Duration::from_secs(1);
+
+/// A round of rule E11 is at least this: machines that stalled together wake within it.
+const SHORTEST_ROUND: Duration = Duration::from_millis(20);
+
+/// Who is woken later than this was not running (rule E11): a busy scheduler alone causes less.
+const LATENESS_MAX: Duration = Duration::from_millis(100);
 
 /// advskew stays below this: 255 belongs to the bow-out.
 const ADVSKEW_MAX: u8 = 254;
@@ -95,6 +104,8 @@ pub struct Election {
     followed: Option<Followed>,
     master_down: Option<Timestamp>,
     bow_out_slot: Option<Timestamp>,
+    /// The wait of rule E11 was taken: once per silence.
+    has_waited: bool,
     advertise: Option<Timestamp>,
     last_send: Timestamp,
     last_announced: Priority,
@@ -117,6 +128,7 @@ impl Election {
             followed: None,
             master_down: None,
             bow_out_slot: None,
+            has_waited: false,
             advertise: None,
             last_send: Timestamp::from_nanos(0),
             last_announced: settings.priority,
@@ -232,15 +244,29 @@ impl Election {
         self.settings.source = source;
     }
 
-    /// Says whether a master was silent for so long that its peers have replaced it (rule E8).
+    /// Says whether a master was silent for longer than a peer may have waited.
     #[must_use]
-    pub(crate) fn has_overslept(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_late(&self, now: Timestamp) -> bool {
         // At deadratio 1 every wake-up comes later than the interval: that alone is not sleep.
         let intervals = self.settings.deadratio.get().max(2);
         // What peers were told counts, not what a demotion that just ended would tell them.
         let announced = self.last_announced.interval();
         let patience = announced.saturating_mul(intervals.into());
         self.state == State::Master && now.since(self.last_send) > patience
+    }
+
+    /// Says whether a master's peers have replaced it (rule E8): one was heard since our last advert, or
+    /// even the one with the longest slot has waited long enough. A peer waits longer than we can know:
+    /// who gives way before it was replaced leaves nobody.
+    #[must_use]
+    pub(crate) fn was_replaced(&self, now: Timestamp, heard: Option<Timestamp>) -> bool {
+        let whole = Duration::from_secs(self.settings.priority.advbase().into());
+        let longest = whole
+            .saturating_add(LONGEST_SLOT)
+            .saturating_mul(self.settings.deadratio.get().into())
+            .saturating_add(LONGEST_SLOT);
+        let is_certain = now.since(self.last_send) > longest;
+        self.is_late(now) && (is_certain || heard.is_some_and(|arrival| arrival > self.last_send))
     }
 
     /// Takes note of a peer's advert.
@@ -310,13 +336,39 @@ impl Election {
             State::Init => Decision::Nothing,
             State::Backup if now < self.hold_down => Decision::Nothing,
             State::Backup if is_due(self.bow_out_slot) => {
-                Decision::TakeOver(Reason::MasterBowedOut)
+                self.turn_has_come(now, self.bow_out_slot, Reason::MasterBowedOut)
             }
-            State::Backup if is_due(self.master_down) => Decision::TakeOver(Reason::MasterSilent),
+            State::Backup if is_due(self.master_down) => {
+                self.turn_has_come(now, self.master_down, Reason::MasterSilent)
+            }
             State::Backup => Decision::Nothing,
             State::Master if is_due(self.advertise) => Decision::Advertise,
             State::Master => Decision::Nothing,
         }
+    }
+
+    /// Rule E11: who was woken late was not running, and so perhaps was the master. It gives the master, and
+    /// backups of a better rank, time to speak.
+    fn turn_has_come(
+        &mut self,
+        now: Timestamp,
+        due: Option<Timestamp>,
+        reason: Reason,
+    ) -> Decision {
+        let lateness = now.since(due.unwrap_or(now).max(self.hold_down));
+        let slot = self.priority().slot();
+        let round = self.round();
+        // A farewell was said by whoever was running: at rank zero there is nobody to wait for.
+        let has_nobody_before = reason == Reason::MasterBowedOut && self.bow_out_wait().is_zero();
+        if self.has_waited || has_nobody_before || lateness <= round.min(LATENESS_MAX) {
+            return Decision::TakeOver(reason);
+        }
+        self.has_waited = true;
+        if reason == Reason::MasterBowedOut {
+            self.bow_out_slot = Some(now.after(self.bow_out_wait()));
+        }
+        self.master_down = Some(now.after(round.saturating_mul(2).saturating_add(slot)));
+        Decision::Nothing
     }
 
     /// Returns the next deadline.
@@ -357,14 +409,17 @@ impl Election {
         if self.followed.is_some_and(|master| master.source != source) {
             return;
         }
-        let slot = if self.settings.has_sole_peer {
+        // A repeated bow-out does not push our turn back.
+        let turn = arrival.after(self.bow_out_wait());
+        self.bow_out_slot = Some(self.bow_out_slot.map_or(turn, |at| at.min(turn)));
+    }
+
+    fn bow_out_wait(&self) -> Duration {
+        if self.settings.has_sole_peer {
             Duration::ZERO
         } else {
             self.priority().slot()
-        };
-        // A repeated bow-out does not push our turn back.
-        let turn = arrival.after(slot);
-        self.bow_out_slot = Some(self.bow_out_slot.map_or(turn, |at| at.min(turn)));
+        }
     }
 
     /// Rule E7: of two equal nodes the one that loses ties moves one step away. Two that are not well
@@ -380,6 +435,7 @@ impl Election {
     fn follow(&mut self, master: Followed) {
         self.followed = Some(master);
         self.bow_out_slot = None;
+        self.has_waited = false;
         self.master_down = Some(master.arrival.after(self.patience()));
     }
 
@@ -387,18 +443,28 @@ impl Election {
     fn patience(&self) -> Duration {
         let mine = self.priority();
         let ratio = self.settings.deadratio.get().into();
-        let announced = match self.followed {
-            Some(master) => master.priority.interval(),
-            // A ucarp master speaks once a second at the soonest: listen for it before the first
-            // mastership.
-            None => Duration::from_secs(1),
-        };
+        let announced = self.announced();
         let unit = if mine.advbase() > 0 {
             Duration::from_secs(mine.advbase().into())
         } else {
             mine.interval().max(announced)
         };
         unit.saturating_mul(ratio).saturating_add(mine.slot())
+    }
+
+    /// Within this a master that runs is heard (rule E11). Under a hold-down a slower one than rule E2 bears
+    /// may be followed: it is not waited for longer than silence is.
+    fn round(&self) -> Duration {
+        self.announced().min(self.patience()).max(SHORTEST_ROUND)
+    }
+
+    fn announced(&self) -> Duration {
+        match self.followed {
+            Some(master) => master.priority.interval(),
+            // A ucarp master speaks once a second at the soonest: listen for it before the first
+            // mastership.
+            None => Duration::from_secs(1),
+        }
     }
 
     fn enter_backup(&mut self, now: Timestamp, heard: Timestamp, reason: Reason) -> Transition {
@@ -410,6 +476,7 @@ impl Election {
     const fn clear_timers(&mut self) {
         self.master_down = None;
         self.bow_out_slot = None;
+        self.has_waited = false;
         self.advertise = None;
     }
 

@@ -48,7 +48,7 @@ pub enum Reason {
     BetterMaster,
     /// A master of equal priority advertises and wins the tie (rule E6).
     TieLost,
-    /// Our own adverts were late for longer than peers wait (rule E8).
+    /// A peer replaced this master, or must have, while its adverts were late (rule E8).
     Overslept,
     /// The VIP could not be taken (rule E10).
     VipFailed,

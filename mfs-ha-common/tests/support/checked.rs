@@ -80,6 +80,12 @@ pub(crate) struct Checked {
     /// The master that is followed, and when its silence has lasted too long.
     followed: Option<Ipv4>,
     silence_ends: Option<Timestamp>,
+    /// What it announced last.
+    announced: Option<Priority>,
+    /// When our turn comes after its farewell.
+    turn: Option<Timestamp>,
+    /// A tick came late in this silence, and it was waited for once more.
+    has_waited: bool,
     has_exited: bool,
 }
 
@@ -114,6 +120,9 @@ impl Checked {
             hold_down_until: Timestamp::from_nanos(0),
             followed: None,
             silence_ends: None,
+            announced: None,
+            turn: None,
+            has_waited: false,
             has_exited: false,
         }
     }
@@ -153,15 +162,22 @@ impl Checked {
         actions
     }
 
-    /// A master that was silent for as long as its peers wait is backup before it does anything else
-    /// (rule E8). A wake-up that is late by less than an interval is not sleep, whatever deadratio is.
+    /// A master that was replaced in its sleep is backup before it does anything else (rule E8): it hears
+    /// another one after a silence of its own, or was silent for longer than any peer waits. A wake-up
+    /// that is late by less than an interval is not sleep, whatever deadratio is.
     fn check_waking(&self, step: &Step<'_>) {
-        let ratio = self.config.election.deadratio.get().max(2);
+        let ratio = self.config.election.deadratio.get();
         let (sent, interval) = self.last_send;
-        let patience = interval * u32::from(ratio);
+        let silence = step.now.since(sent);
+        let advbase = self.config.election.priority.advbase();
+        let longest = Duration::from_secs(u64::from(advbase) + 1) * u32::from(ratio);
+        let is_certain = silence > longest + Duration::from_secs(1);
+        let has_heard = heard(step.event)
+            .is_some_and(|(_, priority, at)| priority != Priority::BOW_OUT && at > sent);
         let overslept = step.before.state == State::Master
             && self.farewell.is_none()
-            && step.now.since(sent) > patience;
+            && silence > interval * u32::from(ratio.max(2))
+            && (is_certain || has_heard);
         assert_eq!(step.has_overslept(), overslept, "{step:?}");
         if overslept {
             let first = step.actions.first();
@@ -175,19 +191,54 @@ impl Checked {
         }
     }
 
-    /// Silence is believed neither early nor late, by a tick only, and not during the hold-down.
-    fn check_silence(&self, step: &Step<'_>) {
+    /// Silence is believed neither early nor late, by a tick only, and not during the hold-down. Who was
+    /// woken late for it waits once more (rule E11).
+    fn check_silence(&mut self, step: &Step<'_>) {
         let may = step.now >= self.hold_down_until && self.farewell.is_none();
-        let is_silent = self.silence_ends.is_some_and(|at| at <= step.now);
+        let is_past = |at: &Timestamp| *at <= step.now;
+        let silence = self.silence_ends.filter(is_past);
+        let turn = self.turn.filter(is_past);
         let is_tick = step.event == Event::Tick && step.before.state == State::Backup;
-        if is_tick && may && is_silent {
+        if let Some(due) = turn.or(silence).filter(|_| is_tick && may) {
+            let round = self.round(step);
+            let lateness = step.now.since(due.max(self.hold_down_until));
+            let has_nobody_before = turn.is_some() && self.bow_out_wait(step).is_zero();
+            let is_late = lateness > round.min(Duration::from_millis(100));
+            if is_late && !self.has_waited && !has_nobody_before {
+                assert_eq!(step.after.state, State::Backup, "{step:?}");
+                assert!(step.actions.is_empty(), "{step:?}");
+                self.has_waited = true;
+                let slot = step.after.priority.slot();
+                self.silence_ends = Some(step.now.after(round * 2 + slot));
+                if turn.is_some() {
+                    self.turn = Some(step.now.after(slot));
+                }
+                return;
+            }
             assert_eq!(step.after.state, State::Master, "{step:?}");
         }
         for report in step.reports().filter(|report| report.to == State::Master) {
             assert!(may, "{step:?}");
             let silent = report.reason == Reason::MasterSilent;
-            assert!(!silent || is_silent, "{step:?}");
+            assert!(!silent || silence.is_some(), "{step:?}");
+            let bowed_out = report.reason == Reason::MasterBowedOut;
+            assert!(!bowed_out || turn.is_some(), "{step:?}");
         }
+    }
+
+    fn round(&self, step: &Step<'_>) -> Duration {
+        let announced = self
+            .announced
+            .map_or(Duration::from_secs(1), Priority::interval);
+        let patience = self.patience(step, self.announced);
+        announced.min(patience).max(Duration::from_millis(20))
+    }
+
+    fn bow_out_wait(&self, step: &Step<'_>) -> Duration {
+        if self.config.election.has_sole_peer {
+            return Duration::ZERO;
+        }
+        step.after.priority.slot()
     }
 
     fn note_event(&mut self, step: &Step<'_>) {
@@ -351,20 +402,36 @@ impl Checked {
     fn note_silence(&mut self, step: &Step<'_>) {
         let announced = heard(step.event).filter(|(_, priority, _)| *priority != Priority::BOW_OUT);
         let has_entered = step.reports().next().is_some();
+        let hears = self.farewell.is_none();
         if step.after.state != State::Backup {
-            self.followed = None;
-            self.silence_ends = None;
-        } else if let Some((source, priority, arrival)) =
-            announced.filter(|_| self.farewell.is_none())
-        {
-            self.followed = Some(source);
+            (self.followed, self.announced) = (None, None);
+            (self.silence_ends, self.turn) = (None, None);
+        } else if let Some((source, priority, arrival)) = announced.filter(|_| hears) {
+            (self.followed, self.announced) = (Some(source), Some(priority));
             self.silence_ends = Some(arrival.after(self.patience(step, Some(priority))));
+            (self.turn, self.has_waited) = (None, false);
         } else if has_entered {
-            self.followed = None;
+            (self.followed, self.announced) = (None, None);
             self.silence_ends = Some(step.now.after(self.patience(step, None)));
+            (self.turn, self.has_waited) = (None, false);
         }
+        self.note_turn(step);
         let followed = step.after.followed.map(|followed| followed.source);
         assert_eq!(followed, self.followed, "{step:?}");
+    }
+
+    /// Computes from a farewell when our turn comes (rule E4).
+    fn note_turn(&mut self, step: &Step<'_>) {
+        let farewell = heard(step.event).filter(|(_, priority, _)| *priority == Priority::BOW_OUT);
+        let Some((source, _, arrival)) = farewell else {
+            return;
+        };
+        let is_obeyed = self.followed.is_none_or(|followed| followed == source);
+        let is_backup = step.after.state == State::Backup;
+        if is_backup && is_obeyed && self.farewell.is_none() {
+            let turn = arrival.after(self.bow_out_wait(step));
+            self.turn = Some(self.turn.map_or(turn, |at| at.min(turn)));
+        }
     }
 
     fn patience(&self, step: &Step<'_>, announced: Option<Priority>) -> Duration {
