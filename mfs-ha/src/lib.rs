@@ -15,6 +15,7 @@ pub mod hooks;
 pub mod inspect;
 pub mod interface;
 pub mod lock;
+pub mod moosefs;
 pub mod netlink;
 pub mod privileges;
 pub mod readiness;

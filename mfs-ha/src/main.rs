@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use mfs_ha::cli::{Exit, ExitWith as _, Failure, check, decode, run, status};
+use mfs_ha::cli::{Exit, ExitWith as _, Failure, check, decode, metadata, run, status};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -37,6 +37,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Judge each packet of a capture as the daemon would
     Decode(decode::DecodeArgs),
+    /// Show what a data directory of MooseFS has, and whether a master can be promoted on it
+    Metadata(metadata::MetadataArgs),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn dispatch(command: &Command) -> Result<Exit, Failure> {
         Command::Decode(args) => {
             decode::run(args, &mut io::BufWriter::new(out), &mut io::stderr()).map(|()| Exit::Ok)
         }
+        Command::Metadata(args) => metadata::run(args, &mut io::BufWriter::new(out)),
         Command::Status(args) => runtime()?
             .block_on(status::run(args, &mut out))
             .map(|()| Exit::Ok),

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod decode;
+pub mod metadata;
 pub mod run;
 pub mod status;
 

@@ -6,6 +6,8 @@
     reason = "a test that cannot go on panics; and dead code differs from program to program"
 )]
 
+pub(crate) mod moosefs;
+
 use std::process::Command;
 use std::time::Duration;
 
