@@ -8,6 +8,7 @@ mod checked;
 mod history;
 
 use std::num::NonZeroU8;
+use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use history::{Happening, Heard, OWN_SOURCE, Pause, Run, SOURCES};
@@ -15,6 +16,7 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use mfs_ha_common::election::carp::Settings;
 use mfs_ha_common::node::NodeConfig;
 use mfs_ha_common::priority::Priority;
+use mfs_ha_common::promotion::Service;
 
 /// Longer histories say nothing new.
 const STEPS_MAX: usize = 300;
@@ -52,6 +54,18 @@ fn config(input: &mut Unstructured<'_>) -> Result<NodeConfig> {
             has_sole_peer: input.arbitrary()?,
         },
         neutral: input.arbitrary()?,
+        service: service(input)?,
+    })
+}
+
+fn service(input: &mut Unstructured<'_>) -> Result<Service> {
+    Ok(match input.int_in_range(0..=2)? {
+        0 => Service::Vip,
+        1 => Service::METADATA,
+        _ => Service::Metadata {
+            stage_limit: Duration::from_millis(input.arbitrary::<u16>()?.into()),
+            start_limit: Duration::from_millis(input.arbitrary::<u16>()?.into()),
+        },
     })
 }
 
@@ -70,7 +84,7 @@ fn pause(input: &mut Unstructured<'_>) -> Result<Pause> {
 }
 
 fn happening(input: &mut Unstructured<'_>) -> Result<Happening> {
-    Ok(match input.int_in_range(0..=13)? {
+    Ok(match input.int_in_range(0..=22)? {
         0..=2 => Happening::Advert {
             source: input.choose_index(SOURCES.len())?,
             priority: heard(input)?,
@@ -85,6 +99,12 @@ fn happening(input: &mut Unstructured<'_>) -> Result<Happening> {
         10 => Happening::VipFailed(input.arbitrary()?),
         11 => Happening::VipObeys,
         12 => Happening::VipRefuses,
+        13..=16 => Happening::StepObeys,
+        17 => Happening::StepRefuses,
+        18 => Happening::StaleDone(input.arbitrary()?),
+        19 => Happening::StaleFailed(input.arbitrary()?),
+        20 => Happening::MasterLost,
+        21 => Happening::Readiness(input.arbitrary()?),
         _ => Happening::Stop,
     })
 }

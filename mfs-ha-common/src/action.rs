@@ -1,7 +1,9 @@
 //! What a node wants done: imperatives, a bounded number at a time.
 
 use crate::election::Transition;
+use crate::net::Ipv4;
 use crate::priority::Priority;
+use crate::promotion::Step;
 
 /// Something for the daemon to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +16,20 @@ pub enum Action {
     SetVip {
         /// Whether the interface shall have the VIP.
         present: bool,
+    },
+    /// Carry this step out and report [`StepDone`](crate::event::Event::StepDone) or
+    /// [`StepFailed`](crate::event::Event::StepFailed) with the same ticket. A later one supersedes an
+    /// earlier one that is not done.
+    RunStep {
+        /// What to do.
+        step: Step,
+        /// Which request this is.
+        ticket: u32,
+    },
+    /// A standby follows this master: make ready for taking over from it (rule M6).
+    FollowMaster {
+        /// Where its adverts come from.
+        source: Ipv4,
     },
     /// Send a gratuitous ARP for the VIP.
     AnnounceVip,

@@ -1,7 +1,7 @@
 //! What can happen to a node: facts, in the past tense.
 //!
 //! The daemon turns everything outside into one of these. `docs/architecture.md` lists the facts that
-//! heartbeats, lease and metadata promotion add to them.
+//! heartbeats and lease add to them.
 
 use crate::carp::Advert;
 use crate::net::Ipv4;
@@ -44,6 +44,23 @@ pub enum Event {
     VipFailed {
         /// What was asked for.
         present: bool,
+    },
+    /// The step that was asked for with this ticket is done.
+    StepDone {
+        /// The ticket of [`Action::RunStep`](crate::action::Action::RunStep); another one is not looked at.
+        ticket: u32,
+    },
+    /// It could not be done.
+    StepFailed {
+        /// The ticket.
+        ticket: u32,
+    },
+    /// The metadata master ended or hangs, and nobody here asked it to.
+    MetadataMasterLost,
+    /// This node could, or could not, serve the metadata that it has.
+    ReadinessChanged {
+        /// Whether it could. Until told, it could not.
+        ready: bool,
     },
     /// The operator wants the daemon to end.
     StopRequested,

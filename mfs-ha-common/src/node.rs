@@ -5,12 +5,12 @@
 //! Invariants are listed and searched for violations in `tests/invariants.rs`.
 
 use crate::action::{Action, Actions, Hook};
-use crate::election::carp::{Decision, Demotion, Election, Followed, Settings};
+use crate::election::carp::{Decision, Demotion, Election, Followed, Settings, Standing};
 use crate::election::{Reason, State, Timer, Transition};
 use crate::event::Event;
 use crate::net::Ipv4;
 use crate::priority::Priority;
-use crate::promotion::{Announcements, PROMOTE_LIMIT, Phase, RESIGN_LIMIT};
+use crate::promotion::{EXIT_LIMIT, Phase, Promotion, RESIGN_LIMIT, RunningStep, Service};
 use crate::time::Timestamp;
 
 /// What an operator configures.
@@ -20,6 +20,8 @@ pub struct NodeConfig {
     pub election: Settings,
     /// Do not call the down hook at start.
     pub neutral: bool,
+    /// What it serves.
+    pub service: Service,
 }
 
 /// What a node shows of itself.
@@ -29,6 +31,14 @@ pub struct NodeStatus {
     pub state: State,
     /// How far it is in serving.
     pub phase: Phase,
+    /// The step of promotion or resignation that is under way.
+    pub step: Option<RunningStep>,
+    /// Whether it could serve what it has. Always, where that is the VIP alone.
+    pub ready: bool,
+    /// Restarts of the metadata master here since it served for long (rule M4).
+    pub restarts: u8,
+    /// Failures in a row to serve metadata since it served for long (rule M2).
+    pub failures: u8,
     /// The change that led to the state.
     pub last: Transition,
     /// What it advertises.
@@ -45,19 +55,22 @@ pub struct NodeStatus {
 #[derive(Clone, Copy, Debug)]
 struct Leaving {
     reason: Reason,
-    by: Timestamp,
+    since: Timestamp,
+    /// When a node that is told to end does so, whatever is not undone.
+    exit_by: Option<Timestamp>,
+    has_said_farewell: bool,
+    is_overdue: bool,
 }
 
 /// One node.
 #[derive(Clone, Debug)]
 pub struct Node {
     election: Election,
+    promotion: Promotion,
     neutral: bool,
     has_listened: bool,
-    phase: Phase,
-    announcements: Announcements,
-    /// When the VIP has to be there (rule E10).
-    promote_by: Option<Timestamp>,
+    /// The master that the daemon was told to follow last (rule M6).
+    told: Option<Ipv4>,
     leaving: Option<Leaving>,
     has_left: bool,
     last: Transition,
@@ -66,14 +79,13 @@ pub struct Node {
 impl Node {
     /// Makes a node that waits for its link.
     #[must_use]
-    pub const fn new(config: NodeConfig, now: Timestamp) -> Self {
-        Self {
+    pub fn new(config: NodeConfig, now: Timestamp) -> Self {
+        let mut node = Self {
             election: Election::new(config.election),
+            promotion: Promotion::new(config.service),
             neutral: config.neutral,
             has_listened: false,
-            phase: Phase::Standby,
-            announcements: Announcements::EMPTY,
-            promote_by: None,
+            told: None,
             leaving: None,
             has_left: false,
             last: Transition {
@@ -82,7 +94,9 @@ impl Node {
                 reason: Reason::Started,
                 at: now,
             },
-        }
+        };
+        node.set_standing(now);
+        node
     }
 
     /// Takes a fact and returns what to do about it.
@@ -95,28 +109,13 @@ impl Node {
         if self.leaving.is_none() && self.election.was_replaced(now, heard_master(event)) {
             self.give_way(now, now, Reason::Overslept, &mut actions);
         }
-        if self.leaving.is_none() {
+        // While leaving it is a master's own timer that says so, and that is for ticks.
+        if self.leaving.is_none() || (event == Event::Tick && self.has_election_timers()) {
             self.election.end_hold_down(now);
         }
-        match event {
-            Event::AdvertReceived {
-                advert,
-                source,
-                arrival,
-            } => {
-                let theirs = advert.get().priority;
-                self.advert_received(now, theirs, source, arrival, &mut actions);
-            }
-            Event::Tick => self.tick(now, &mut actions),
-            Event::LinkUp => self.link_up(now, &mut actions),
-            Event::LinkDown => self.link_down(now, &mut actions),
-            Event::AdvertSent => self.election.send_finished(true),
-            Event::SendFailed => self.election.send_finished(false),
-            Event::SourceChanged { source } => self.election.set_source(source),
-            Event::VipSet { present } => self.vip_set(now, present, &mut actions),
-            Event::VipFailed { present } => self.vip_failed(now, present, &mut actions),
-            Event::StopRequested => self.stop_requested(now, &mut actions),
-        }
+        self.set_standing(now);
+        self.take_in(now, event, &mut actions);
+        self.settle(now, &mut actions);
         actions
     }
 
@@ -126,21 +125,14 @@ impl Node {
         if self.has_left {
             return None;
         }
-        let resign = self.leaving.map(|leaving| (leaving.by, Timer::Resign));
-        let promote = self
-            .promote_by
-            .filter(|_| self.phase == Phase::Promoting)
-            .map(|at| (at, Timer::Promote));
-        let announce = self
-            .announcements
-            .poll_timeout()
-            .filter(|_| self.phase == Phase::Active)
-            .map(|at| (at, Timer::Announce));
+        let farewell = self.farewell_by();
+        let resign = farewell.or_else(|| self.exit_by());
         let election = self
             .election
             .poll_timeout()
             .filter(|_| self.has_election_timers());
-        [election, resign, promote, announce]
+        let resign = resign.map(|at| (at, Timer::Resign));
+        [election, resign, self.promotion.poll_timeout()]
             .into_iter()
             .flatten()
             .min()
@@ -163,12 +155,58 @@ impl Node {
     pub fn status(&self) -> NodeStatus {
         NodeStatus {
             state: self.election.state(),
-            phase: self.phase,
+            phase: self.promotion.phase(),
+            step: self.promotion.running(),
+            ready: self.promotion.is_ready(),
+            restarts: self.promotion.restarts(),
+            failures: self.promotion.failures(),
             last: self.last,
             priority: self.election.priority(),
             demotion: self.election.demotion(),
             followed: self.election.followed(),
             next: self.poll_timeout(),
+        }
+    }
+
+    fn take_in(&mut self, now: Timestamp, event: Event, actions: &mut Actions) {
+        match event {
+            Event::AdvertReceived {
+                advert,
+                source,
+                arrival,
+            } => {
+                let theirs = advert.get().priority;
+                self.advert_received(now, theirs, source, arrival, actions);
+            }
+            Event::Tick => self.tick(now, actions),
+            Event::LinkUp => self.link_up(now, actions),
+            Event::LinkDown => self.link_down(now, actions),
+            Event::AdvertSent => self.election.send_finished(true),
+            Event::SendFailed => self.election.send_finished(false),
+            Event::SourceChanged { source } => self.election.set_source(source),
+            Event::VipSet { present } => {
+                if self.promotion.vip_set(now, present, actions) {
+                    self.election.service_began();
+                }
+            }
+            Event::VipFailed { present } => {
+                if self.promotion.misses_vip(present) {
+                    self.fail(now, Reason::VipFailed, actions);
+                }
+            }
+            Event::StepDone { ticket } => self.promotion.step_done(now, ticket, actions),
+            Event::StepFailed { ticket } => {
+                if let Some(reason) = self.promotion.step_failed(now, ticket, actions) {
+                    self.fail(now, reason, actions);
+                }
+            }
+            Event::MetadataMasterLost => {
+                if let Some(reason) = self.promotion.master_lost(now, actions) {
+                    self.fail(now, reason, actions);
+                }
+            }
+            Event::ReadinessChanged { ready } => self.promotion.readiness_changed(ready),
+            Event::StopRequested => self.stop_requested(now, actions),
         }
     }
 
@@ -188,36 +226,39 @@ impl Node {
             Decision::Nothing | Decision::Advertise => {}
             Decision::TakeOver(reason) => self.take_over(now, reason, actions),
             Decision::GiveWay(reason) => self.give_way(now, arrival, reason, actions),
-            Decision::Assert => {
-                if self.phase == Phase::Active && self.announcements.begin(now) {
-                    actions.push(Action::AnnounceVip);
-                }
-            }
+            Decision::Assert => self.promotion.announce(now, actions),
         }
     }
 
     fn tick(&mut self, now: Timestamp, actions: &mut Actions) {
-        if self.leaving.is_some_and(|leaving| leaving.by <= now) {
+        if let Some(reason) = self.promotion.tick(now, actions) {
+            self.fail(now, reason, actions);
+        }
+        let is_due = self.farewell_by().is_some_and(|by| by <= now) || self.may_leave();
+        // Who slept that long while it was leaving has left as far as its peers are concerned (rule E8).
+        let was_replaced = self.leaving.is_some() && self.election.was_replaced(now, None);
+        let is_leaving = is_due || was_replaced;
+        if is_leaving {
             self.leave(now, actions);
+        }
+        let is_overdue = self.exit_by().is_some_and(|by| by <= now);
+        if let Some(leaving) = self.leaving.as_mut() {
+            leaving.is_overdue = is_overdue;
+        }
+        if is_leaving {
             return;
         }
-        if self.phase == Phase::Promoting && self.promote_by.is_some_and(|by| by <= now) {
-            self.vip_failed(now, true, actions);
-        }
+        self.set_standing(now);
         match self.tick_election(now) {
             Decision::TakeOver(reason) => self.take_over(now, reason, actions),
             Decision::Advertise => {
                 self.election.note_send(now);
                 actions.push(Action::SendAdvert(self.election.priority()));
-                if self.phase == Phase::Active && self.announcements.advert_sent(now) {
-                    actions.push(Action::AnnounceVip);
-                }
+                self.promotion.advert_sent(now, actions);
             }
             Decision::Nothing | Decision::GiveWay(_) | Decision::Assert => {}
         }
-        if self.phase == Phase::Active && self.announcements.tick(now) {
-            actions.push(Action::AnnounceVip);
-        }
+        self.promotion.announce_in_time(now, actions);
     }
 
     /// A leaving node still advertises as master, but does not become one.
@@ -238,8 +279,10 @@ impl Node {
             return;
         }
         let transition = self.election.listen(now, Reason::LinkUp);
-        // Whatever an earlier life left behind goes before this node listens.
-        actions.push(Action::SetVip { present: false });
+        // Whatever an earlier life left behind goes before this node listens. In a resignation it has its turn.
+        if self.promotion.is_cleared() {
+            actions.push(Action::SetVip { present: false });
+        }
         if !self.has_listened && !self.neutral {
             actions.push(Action::RunHook(Hook::Down));
         }
@@ -251,7 +294,7 @@ impl Node {
         if self.election.state() == State::Init {
             return;
         }
-        self.release_vip(actions);
+        self.resign(now, actions);
         let transition = self.election.stop(now, Reason::LinkDown);
         self.report(transition, actions);
         // Nobody hears a farewell now, but the VIP goes before the daemon does.
@@ -260,45 +303,8 @@ impl Node {
             .filter(|leaving| leaving.reason == Reason::Stopped);
     }
 
-    fn vip_set(&mut self, now: Timestamp, present: bool, actions: &mut Actions) {
-        match (self.phase, present) {
-            (Phase::Promoting, true) => {
-                self.phase = Phase::Active;
-                self.election.vip_taken();
-                self.announcements = Announcements::EMPTY;
-                if self.announcements.begin(now) {
-                    actions.push(Action::AnnounceVip);
-                }
-                actions.push(Action::RunHook(Hook::Up));
-            }
-            // Somebody took the address away and it was put back.
-            (Phase::Active, true) => {
-                if self.announcements.begin(now) {
-                    actions.push(Action::AnnounceVip);
-                }
-            }
-            (Phase::Resigning, false) => {
-                self.phase = Phase::Standby;
-                if self.leaving.is_some() {
-                    self.leave(now, actions);
-                }
-            }
-            (Phase::Standby, _) | (Phase::Promoting | Phase::Active, false) => {}
-            (Phase::Resigning, true) => {}
-        }
-    }
-
-    fn vip_failed(&mut self, now: Timestamp, present: bool, actions: &mut Actions) {
-        let wants_vip = matches!(self.phase, Phase::Promoting | Phase::Active);
-        if !present || !wants_vip {
-            return;
-        }
-        self.election.vip_failed(now);
-        self.begin_leaving(now, Reason::VipFailed, actions);
-    }
-
     fn stop_requested(&mut self, now: Timestamp, actions: &mut Actions) {
-        match (self.election.state(), self.phase) {
+        match (self.election.state(), self.promotion.phase()) {
             // Nothing to give up.
             (State::Init | State::Backup, Phase::Standby) => {
                 let transition = self.election.stop(now, Reason::Stopped);
@@ -310,20 +316,55 @@ impl Node {
         }
     }
 
-    /// Gives the VIP up; the farewell follows when it is gone, or after [`RESIGN_LIMIT`].
+    /// Leaves the mastership to others: this node cannot serve (rules E10, M2 and M4).
+    fn fail(&mut self, now: Timestamp, reason: Reason, actions: &mut Actions) {
+        self.begin_leaving(now, reason, actions);
+        let span = self.promotion.failed();
+        self.election.service_failed(now, span, reason);
+    }
+
+    /// Gives up what is served; the farewell follows when the VIP is gone, or [`RESIGN_LIMIT`] after it was
+    /// asked to go.
     fn begin_leaving(&mut self, now: Timestamp, reason: Reason, actions: &mut Actions) {
-        self.release_vip(actions);
-        let by = match self.leaving {
-            Some(leaving) => leaving.by,
-            None => now.after(RESIGN_LIMIT),
-        };
+        self.resign(now, actions);
+        let is_stop = reason == Reason::Stopped;
+        let leaving = self.leaving.get_or_insert(Leaving {
+            reason,
+            since: now,
+            exit_by: None,
+            has_said_farewell: false,
+            is_overdue: false,
+        });
         // A stop may follow a failure, but not the other way round: who leaves wants no VIP.
-        self.leaving = Some(Leaving { reason, by });
+        if is_stop && leaving.exit_by.is_none() {
+            leaving.reason = reason;
+            leaving.exit_by = Some(now.after(EXIT_LIMIT));
+        }
+    }
+
+    /// Says whether nothing has to be waited for before the farewell.
+    fn may_leave(&self) -> bool {
+        self.farewell_by().is_some() && self.promotion.is_vip_gone()
+    }
+
+    fn farewell_by(&self) -> Option<Timestamp> {
+        let leaving = self.leaving.filter(|leaving| !leaving.has_said_farewell)?;
+        let released = self.promotion.released()?;
+        Some(leaving.since.max(released).after(RESIGN_LIMIT))
+    }
+
+    fn exit_by(&self) -> Option<Timestamp> {
+        let leaving = self.leaving.filter(|leaving| leaving.has_said_farewell)?;
+        // However long it slept, its VIP gets its time.
+        let released = self.promotion.released()?;
+        leaving
+            .exit_by
+            .map(|by| by.max(released.after(RESIGN_LIMIT)))
     }
 
     /// Says farewell: the VIP is gone.
     fn leave(&mut self, now: Timestamp, actions: &mut Actions) {
-        let Some(leaving) = self.leaving.take() else {
+        let Some(mut leaving) = self.leaving.take() else {
             return;
         };
         // After a long sleep somebody else is master, and ucarp would obey our farewell for it.
@@ -333,8 +374,8 @@ impl Node {
         if leaving.reason == Reason::Stopped {
             let transition = self.election.stop(now, Reason::Stopped);
             self.report(transition, actions);
-            self.has_left = true;
-            actions.push(Action::Exit);
+            leaving.has_said_farewell = true;
+            self.leaving = Some(leaving);
         } else {
             self.election.end_hold_down(now);
             let transition = self.election.give_way(now, now, leaving.reason);
@@ -342,13 +383,69 @@ impl Node {
         }
     }
 
+    /// Does what has become possible, whatever the event was.
+    fn settle(&mut self, now: Timestamp, actions: &mut Actions) {
+        if self.has_left {
+            return;
+        }
+        if self.may_leave() {
+            self.leave(now, actions);
+        }
+        self.promotion.settle(now, actions);
+        let leaving = self.leaving.filter(|leaving| leaving.has_said_farewell);
+        if leaving.is_some_and(|leaving| leaving.is_overdue || self.promotion.is_cleared()) {
+            self.has_left = true;
+            actions.push(Action::Exit);
+        }
+        self.follow(actions);
+        self.set_standing(now);
+    }
+
+    /// Rule M6: whoever follows a master makes its directory ready for that one's metadata.
+    fn follow(&mut self, actions: &mut Actions) {
+        let is_standby = self.promotion.phase() == Phase::Standby && self.leaving.is_none();
+        let is_backup = self.election.state() == State::Backup;
+        let followed = self.election.followed().map(|master| master.source);
+        let is_news = followed.is_some() && followed != self.told;
+        if let Some(source) = followed.filter(|_| is_standby && is_backup && is_news)
+            && self.promotion.has_metadata()
+        {
+            self.told = followed;
+            actions.push(Action::FollowMaster { source });
+        }
+    }
+
+    fn resign(&mut self, now: Timestamp, actions: &mut Actions) {
+        self.promotion.resign(now, actions);
+        // The priority of a standby is what counts from here on.
+        self.set_standing(now);
+    }
+
+    /// Rule M5, and what else the way into service means for the election.
+    fn set_standing(&mut self, now: Timestamp) {
+        let not_ready = match self.promotion.phase() {
+            // What a master has is not for a standby's eyes to judge.
+            Phase::Promoting => self.election.demotion().not_ready,
+            Phase::Active => false,
+            Phase::Standby | Phase::Resigning | Phase::Stuck => !self.promotion.is_ready(),
+        };
+        self.election.set_standing(
+            now,
+            Standing {
+                is_barred: !self.promotion.is_cleared(),
+                holds_back: not_ready || self.promotion.failures() > 0,
+                not_ready,
+                stuck: self.promotion.phase() == Phase::Stuck,
+            },
+        );
+    }
+
     fn take_over(&mut self, now: Timestamp, reason: Reason, actions: &mut Actions) {
         let transition = self.election.take_over(now, reason);
+        self.told = None;
         // The advert first: it is what keeps other backups from doing the same.
         actions.push(Action::SendAdvert(self.election.priority()));
-        actions.push(Action::SetVip { present: true });
-        self.phase = Phase::Promoting;
-        self.promote_by = Some(now.after(PROMOTE_LIMIT));
+        self.promotion.promote(now, actions);
         self.report(transition, actions);
     }
 
@@ -359,7 +456,7 @@ impl Node {
         reason: Reason,
         actions: &mut Actions,
     ) {
-        self.release_vip(actions);
+        self.resign(now, actions);
         // One more advert lets the other master announce itself after us. After a long sleep it would
         // only disturb.
         if reason != Reason::Overslept {
@@ -367,17 +464,6 @@ impl Node {
         }
         let transition = self.election.give_way(now, heard, reason);
         self.report(transition, actions);
-    }
-
-    fn release_vip(&mut self, actions: &mut Actions) {
-        if !matches!(self.phase, Phase::Promoting | Phase::Active) {
-            return;
-        }
-        actions.push(Action::SetVip { present: false });
-        if self.phase == Phase::Active {
-            actions.push(Action::RunHook(Hook::Down));
-        }
-        self.phase = Phase::Resigning;
     }
 
     fn report(&mut self, transition: Transition, actions: &mut Actions) {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mfs_ha_common::promotion::{PROMOTION, RESIGNATION};
 use mfs_ha_common::stats::{DropReason, PassReason, Stats};
 
 fn root() -> PathBuf {
@@ -96,34 +97,38 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Collects the numbers behind "rule E".
-fn cited(text: &str) -> impl Iterator<Item = String> {
+/// Collects the numbers behind "rule E", or another letter.
+fn cited(text: &str, letter: char) -> Vec<String> {
+    let lead = format!("rule {}", letter.to_ascii_lowercase());
     text.to_lowercase()
-        .split("rule e")
+        .split(&lead)
         .skip(1)
         .map(|rest| rest.chars().take_while(char::is_ascii_digit).collect())
         .filter(|digits: &String| !digits.is_empty())
-        .collect::<Vec<String>>()
-        .into_iter()
+        .collect()
 }
 
-#[test]
-fn every_rule_is_stated_and_cited() {
+fn require_rules(heading: &str, letter: char, count: usize) {
     let text = protocol();
-    let stated: BTreeSet<String> = rows(section(&text, "Election in carp mode"))
+    let stated: BTreeSet<String> = rows(section(&text, heading))
         .iter()
-        .filter_map(|row| row[0].strip_prefix("**E")?.split_once("**"))
+        .filter_map(|row| {
+            row[0]
+                .strip_prefix(&format!("**{letter}"))?
+                .split_once("**")
+        })
         .map(|(digits, _)| digits.to_string())
         .collect();
-    assert_eq!(stated.len(), 11, "{stated:?}");
+    assert_eq!(stated.len(), count, "{stated:?}");
     let mut files = Vec::new();
     for folder in ["mfs-ha-common/src", "mfs-ha/src", "mfs-ha-ebpf/src"] {
         sources(&root().join(folder), &mut files);
     }
     let mut cited_in_code = BTreeSet::new();
     for file in files {
-        for rule in cited(&fs::read_to_string(&file).unwrap()) {
-            assert!(stated.contains(&rule), "{}: rule E{rule}", file.display());
+        for rule in cited(&fs::read_to_string(&file).unwrap(), letter) {
+            let place = file.display();
+            assert!(stated.contains(&rule), "{place}: rule {letter}{rule}");
             cited_in_code.insert(rule);
         }
     }
@@ -131,4 +136,35 @@ fn every_rule_is_stated_and_cited() {
         cited_in_code, stated,
         "each rule is cited where it is carried out"
     );
+}
+
+#[test]
+fn every_rule_is_stated_and_cited() {
+    require_rules("Election in carp mode", 'E', 11);
+    require_rules("Serving metadata", 'M', 6);
+}
+
+/// The steps, in the order in which they are done, with the limits of the code.
+#[test]
+fn the_steps_are_those_of_the_code() {
+    let text = protocol();
+    let documented: Vec<Vec<&str>> = rows(section(&text, "Serving metadata"))
+        .into_iter()
+        .filter(|row| row.len() == 4 && row[0] != "id")
+        .collect();
+    let steps: Vec<_> = PROMOTION.iter().chain(&RESIGNATION).collect();
+    assert_eq!(documented.len(), steps.len());
+    for (row, step) in documented.iter().zip(steps) {
+        let info = step.info();
+        let limit = if info.limit.subsec_millis() == 0 {
+            format!("{} s", info.limit.as_secs())
+        } else {
+            format!("{} ms", info.limit.as_millis())
+        };
+        assert_eq!(row[0], info.id);
+        assert_eq!(row[1], format!("`{}`", info.name));
+        let first = row[2].split([',', '(']).next().unwrap();
+        assert_eq!(first.split(" for ").next(), Some(limit.as_str()), "{row:?}");
+        assert_eq!(row[3], info.undo, "{}", info.id);
+    }
 }

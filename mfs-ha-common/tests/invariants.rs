@@ -15,6 +15,7 @@ use mfs_ha_common::election::carp::Settings;
 use mfs_ha_common::event::Event;
 use mfs_ha_common::node::NodeConfig;
 use mfs_ha_common::priority::Priority;
+use mfs_ha_common::promotion::Service;
 use proptest::prelude::*;
 
 fn configuration(cases: u32) -> ProptestConfig {
@@ -67,8 +68,37 @@ fn happenings() -> impl Strategy<Value = Happening> {
         1 => any::<bool>().prop_map(Happening::VipFailed),
         5 => Just(Happening::VipObeys),
         1 => Just(Happening::VipRefuses),
+        14 => Just(Happening::StepObeys),
+        1 => Just(Happening::StepRefuses),
+        1 => (1_u32..4).prop_map(Happening::StaleDone),
+        1 => (1_u32..4).prop_map(Happening::StaleFailed),
+        1 => Just(Happening::MasterLost),
+        2 => any::<bool>().prop_map(Happening::Readiness),
         1 => Just(Happening::Stop),
     ]
+}
+
+/// A promotion in which nothing goes wrong, and another one after the metadata master died.
+fn beginning() -> Vec<(Pause, Happening)> {
+    let promotion = [(Pause::Millis(5), Happening::StepObeys); 7];
+    let served = [(Pause::Millis(1), Happening::VipObeys)];
+    let start = [
+        (Pause::None, Happening::Readiness(true)),
+        (Pause::None, Happening::LinkUp),
+        (Pause::None, Happening::VipObeys),
+        (Pause::AtDeadline, Happening::Tick),
+    ];
+    let lost = [(Pause::Millis(2), Happening::MasterLost)];
+    let again = [&promotion[..], &served];
+    [&start[..], &again.concat(), &lost, &again.concat()].concat()
+}
+
+fn services() -> impl Strategy<Value = Service> {
+    let limits = (0_u64..40, 0_u64..40).prop_map(|(stage, start)| Service::Metadata {
+        stage_limit: Duration::from_secs(stage),
+        start_limit: Duration::from_secs(start),
+    });
+    prop_oneof![1 => Just(Service::Vip), 1 => Just(Service::METADATA), 1 => limits]
 }
 
 fn configs() -> impl Strategy<Value = NodeConfig> {
@@ -80,17 +110,21 @@ fn configs() -> impl Strategy<Value = NodeConfig> {
         priorities,
         prop_oneof![4 => 1_u8..5, 1 => 1_u8..],
         any::<[bool; 3]>(),
+        services(),
     )
         .prop_map(
-            |((advbase, advskew), deadratio, [preempt, has_sole_peer, neutral])| NodeConfig {
-                election: Settings {
-                    priority: Priority::new(advbase, advskew),
-                    deadratio: NonZeroU8::new(deadratio).unwrap_or(NonZeroU8::MIN),
-                    preempt,
-                    source: OWN_SOURCE,
-                    has_sole_peer,
-                },
-                neutral,
+            |((advbase, advskew), deadratio, [preempt, has_sole_peer, neutral], service)| {
+                NodeConfig {
+                    election: Settings {
+                        priority: Priority::new(advbase, advskew),
+                        deadratio: NonZeroU8::new(deadratio).unwrap_or(NonZeroU8::MIN),
+                        preempt,
+                        source: OWN_SOURCE,
+                        has_sole_peer,
+                    },
+                    neutral,
+                    service,
+                }
             },
         )
 }
@@ -101,9 +135,15 @@ proptest! {
     #[test]
     fn every_sequence_keeps_the_invariants(
         config in configs(),
+        healthy in prop_oneof![2 => Just(0_usize), 3 => 0_usize..22],
         steps in prop::collection::vec((pauses(), happenings()), 1..80),
     ) {
         let mut run = Run::new(config);
+        for (pause, happening) in beginning().into_iter().take(healthy) {
+            run.pass(pause);
+            let event = run.event(happening);
+            run.step(event);
+        }
         for (pause, happening) in steps {
             run.pass(pause);
             let event = run.event(happening);
@@ -154,6 +194,7 @@ fn a_lone_node_becomes_master_within_the_bound() {
                     has_sole_peer: false,
                 },
                 neutral: false,
+                service: Service::Vip,
             };
             let mut run = Run::new(config);
             run.step(Event::LinkUp);
@@ -191,6 +232,7 @@ fn from_advbase_1_on_a_skewed_master_is_replaced_after_two_losses() {
             has_sole_peer: false,
         },
         neutral: false,
+        service: Service::Vip,
     };
     let master = Priority::new(1, 100);
     let mut run = Run::new(config);

@@ -23,6 +23,7 @@ use mfs_ha_common::election::carp::Settings;
 use mfs_ha_common::event::Event;
 use mfs_ha_common::node::NodeConfig;
 use mfs_ha_common::priority::Priority;
+use mfs_ha_common::promotion::Service;
 use mfs_ha_common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,9 @@ struct Config {
     preempt: bool,
     has_sole_peer: bool,
     neutral: bool,
+    /// Metadata behind the VIP, with the default limits.
+    #[serde(default)]
+    metadata: bool,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +68,16 @@ enum RecordedEvent {
     VipFailed {
         present: bool,
     },
+    StepDone {
+        ticket: u32,
+    },
+    StepFailed {
+        ticket: u32,
+    },
+    MetadataMasterLost,
+    ReadinessChanged {
+        ready: bool,
+    },
     StopRequested,
 }
 
@@ -85,6 +99,13 @@ enum RecordedAction {
     },
     SetVip {
         present: bool,
+    },
+    RunStep {
+        step: &'static str,
+        ticket: u32,
+    },
+    FollowMaster {
+        source: Ipv4Addr,
     },
     AnnounceVip,
     RunHook {
@@ -115,6 +136,11 @@ impl Config {
                 has_sole_peer: self.has_sole_peer,
             },
             neutral: self.neutral,
+            service: if self.metadata {
+                Service::METADATA
+            } else {
+                Service::Vip
+            },
         };
         Checked::new(config, Timestamp::from_nanos(self.started_at_ns))
     }
@@ -140,6 +166,10 @@ impl RecordedEvent {
             Self::SendFailed => Event::SendFailed,
             Self::VipSet { present } => Event::VipSet { present },
             Self::VipFailed { present } => Event::VipFailed { present },
+            Self::StepDone { ticket } => Event::StepDone { ticket },
+            Self::StepFailed { ticket } => Event::StepFailed { ticket },
+            Self::MetadataMasterLost => Event::MetadataMasterLost,
+            Self::ReadinessChanged { ready } => Event::ReadinessChanged { ready },
             Self::StopRequested => Event::StopRequested,
         }
     }
@@ -153,6 +183,13 @@ impl From<Action> for RecordedAction {
                 advskew: priority.advskew(),
             },
             Action::SetVip { present } => Self::SetVip { present },
+            Action::RunStep { step, ticket } => Self::RunStep {
+                step: step.name(),
+                ticket,
+            },
+            Action::FollowMaster { source } => Self::FollowMaster {
+                source: source.into(),
+            },
             Action::AnnounceVip => Self::AnnounceVip,
             Action::RunHook(Hook::Up) => Self::RunHook { hook: "up" },
             Action::RunHook(Hook::Down) => Self::RunHook { hook: "down" },

@@ -10,6 +10,8 @@
 
 #[path = "support/checked.rs"]
 mod checked;
+#[path = "simulation/metadata.rs"]
+mod metadata;
 #[path = "support/sim.rs"]
 mod sim;
 #[path = "support/ucarp.rs"]
@@ -24,7 +26,7 @@ use mfs_ha_common::election::carp::{HOLD_DOWN, Settings};
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::NodeConfig;
 use mfs_ha_common::priority::{Priority, tie_break};
-use mfs_ha_common::promotion::RESIGN_LIMIT;
+use mfs_ha_common::promotion::{RESIGN_LIMIT, Service};
 use sim::{Conditions, Id, Ownership, Rng, World};
 use ucarp::UcarpConfig;
 
@@ -66,6 +68,7 @@ fn config(index: usize, priority: Priority, deadratio: u8) -> NodeConfig {
             has_sole_peer: false,
         },
         neutral: false,
+        service: Service::Vip,
     }
 }
 
@@ -168,6 +171,7 @@ fn after_any_faults_exactly_one_master_serves() {
             duplicate_percent: 10,
             wake_up_max: millis(1 + rng.below(20)),
             vip_step: (Duration::ZERO, millis(1 + rng.below(300))),
+            ..Conditions::GOOD
         };
         let mut world = World::new(seed, conditions);
         let count = 2 + usize::try_from(rng.below(3)).unwrap_or(0);

@@ -9,6 +9,8 @@
 
 #[path = "support/checked.rs"]
 mod checked;
+#[path = "transitions/metadata.rs"]
+mod metadata;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,12 +19,13 @@ use std::time::Duration;
 
 use checked::{Checked, advert, heard};
 use mfs_ha_common::action::{Action, Hook};
+use mfs_ha_common::election::Timer;
 use mfs_ha_common::election::carp::{HOLD_DOWN, Settings};
 use mfs_ha_common::event::Event;
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::{NodeConfig, NodeStatus};
 use mfs_ha_common::priority::Priority;
-use mfs_ha_common::promotion::RESIGN_LIMIT;
+use mfs_ha_common::promotion::{RESIGN_LIMIT, Service};
 use mfs_ha_common::time::Timestamp;
 
 const TABLE: &str = include_str!("transitions/table.txt");
@@ -81,6 +84,11 @@ const EVENTS: &[&str] = &[
     "vip_false",
     "vip_fail_true",
     "vip_fail_false",
+    "step_done",
+    "step_failed",
+    "master_lost",
+    "ready",
+    "unready",
     "stop",
 ];
 
@@ -89,10 +97,11 @@ struct Setting {
     preempt: bool,
     advbase: u8,
     sole: bool,
+    metadata: bool,
 }
 
 impl Setting {
-    fn all() -> Vec<Self> {
+    fn all(metadata: bool) -> Vec<Self> {
         let mut all = Vec::new();
         for preempt in [false, true] {
             for advbase in [0, 1] {
@@ -101,6 +110,7 @@ impl Setting {
                         preempt,
                         advbase,
                         sole,
+                        metadata,
                     });
                 }
             }
@@ -118,6 +128,11 @@ impl Setting {
                 has_sole_peer: self.sole,
             },
             neutral,
+            service: if self.metadata {
+                Service::METADATA
+            } else {
+                Service::Vip
+            },
         }
     }
 
@@ -142,6 +157,8 @@ struct Scene {
     node: Checked,
     start: Timestamp,
     hold_down: Timestamp,
+    /// Of the step that was asked for last.
+    ticket: u32,
 }
 
 impl Scene {
@@ -151,6 +168,7 @@ impl Scene {
             node: Checked::new(setting.config(false), BOOTED),
             start: BOOTED,
             hold_down: BOOTED,
+            ticket: 0,
         };
         scene.build(situation);
         scene
@@ -184,12 +202,7 @@ impl Scene {
             }
             "active" => {
                 self.build("fresh");
-                let end = self.start.after(Duration::from_secs(3));
-                while let Some(at) = self.deadline().filter(|at| *at <= end) {
-                    self.start = at;
-                    self.step(Event::Tick);
-                }
-                self.start = end;
+                self.tick_for_three_seconds();
             }
             "failing" => {
                 self.build("active");
@@ -224,8 +237,20 @@ impl Scene {
                 self.build("listening");
                 self.step(Event::StopRequested);
             }
-            other => panic!("`{other}` is no situation"),
+            other => self.build_metadata(other),
         }
+    }
+
+    fn tick_for_three_seconds(&mut self) {
+        self.tick_until(self.start.after(Duration::from_secs(3)));
+    }
+
+    fn tick_until(&mut self, end: Timestamp) {
+        while let Some(at) = self.deadline().filter(|at| *at <= end) {
+            self.start = at;
+            self.step(Event::Tick);
+        }
+        self.start = end;
     }
 
     fn deadline(&self) -> Option<Timestamp> {
@@ -237,7 +262,11 @@ impl Scene {
     }
 
     fn step(&mut self, event: Event) {
-        self.node.step(self.start, event);
+        for action in self.node.step(self.start, event) {
+            if let Action::RunStep { ticket, .. } = action {
+                self.ticket = ticket;
+            }
+        }
     }
 
     fn priority(&self, advskew: u8) -> Priority {
@@ -253,6 +282,7 @@ impl Scene {
         let soon = self.start.after(PAUSE);
         match name {
             "tick_due" => self.deadline().map_or(soon, |at| at.max(soon)),
+            "step_late" => self.node.status().step.map_or(soon, |running| running.by),
             "tick_late" | "worse_late" => self.start.after(self.late()),
             "tick_slept" | "worse_slept" => self.start.after(HOUR),
             _ => soon,
@@ -291,7 +321,7 @@ impl Scene {
             "vip_fail_true" => Event::VipFailed { present: true },
             "vip_fail_false" => Event::VipFailed { present: false },
             "stop" => Event::StopRequested,
-            other => panic!("`{other}` is no event"),
+            other => self.metadata_event(other),
         }
     }
 }
@@ -304,6 +334,8 @@ fn spelled(actions: &[Action]) -> String {
             Action::SendAdvert(priority) => format!("send{}", priority.advskew()),
             Action::SetVip { present: true } => "vip+".to_string(),
             Action::SetVip { present: false } => "vip-".to_string(),
+            Action::RunStep { step, .. } => step.name().to_string(),
+            Action::FollowMaster { source } => format!("follow{}", source[3]),
             Action::AnnounceVip => "announce".to_string(),
             Action::RunHook(Hook::Up) => "up".to_string(),
             Action::RunHook(Hook::Down) => "down".to_string(),
@@ -351,7 +383,6 @@ impl Clockwork<'_> {
         };
         match text {
             "0" => Duration::ZERO,
-            "1s" => Duration::from_secs(1),
             "slot" => slot,
             "interval" => own_interval,
             "limit" => RESIGN_LIMIT,
@@ -363,7 +394,11 @@ impl Clockwork<'_> {
             }
             "silence(nobody)" => silence(Duration::from_secs(1)),
             "silence(heard)" => silence(self.heard.unwrap().interval()),
-            other => panic!("`{other}` is no span"),
+            "unheard" => silence(base + Duration::from_micros(10 * 1_000_000 / 256)),
+            other => {
+                let seconds = other.strip_suffix('s').and_then(|text| text.parse().ok());
+                seconds.map_or_else(|| panic!("`{other}` is no span"), Duration::from_secs)
+            }
         }
     }
 }
@@ -378,8 +413,8 @@ struct Row<'a> {
     timer: &'a str,
 }
 
-fn rows() -> Vec<Row<'static>> {
-    let lines = TABLE.lines().enumerate();
+fn rows(table: &str) -> Vec<Row<'_>> {
+    let lines = table.lines().enumerate();
     let rows = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     rows.map(|(index, line)| {
         let columns: Vec<&str> = line.split('|').map(str::trim).collect();
@@ -401,8 +436,12 @@ fn rows() -> Vec<Row<'static>> {
 
 fn check(row: &Row<'_>, scene: &Scene, name: &str) -> Result<(), String> {
     let mut scene_after = scene.clone();
-    let before = scene.node.status();
     let now = scene.moment(name);
+    if name == "step_late" {
+        let before = now.as_nanos() - 1;
+        scene_after.tick_until(Timestamp::from_nanos(before));
+    }
+    let before = scene_after.node.status();
     let arrival = Timestamp::from_nanos(now.as_nanos() - u64::try_from(QUEUED.as_nanos()).unwrap());
     let event = scene.event(name, arrival);
     let actions = scene_after.node.step(now, event);
@@ -422,6 +461,14 @@ fn check(row: &Row<'_>, scene: &Scene, name: &str) -> Result<(), String> {
     let (expected_timer, timer) = match row.timer {
         "-" => (None, after.next),
         "same" => (before.next, after.next),
+        // Some advert of a long row of them.
+        "advertise soon" => {
+            let latest = clockwork.deadline("now+interval");
+            let is_soon = |(at, timer): &(Timestamp, Timer)| {
+                *timer == Timer::Advertise && *at > now && *at <= latest
+            };
+            (after.next.filter(is_soon), after.next)
+        }
         text => {
             let (_, at) = text.split_once(' ').unwrap();
             let found = after.next.map(|(_, timer)| timer);
@@ -452,16 +499,16 @@ fn check(row: &Row<'_>, scene: &Scene, name: &str) -> Result<(), String> {
     ))
 }
 
-#[test]
-fn every_event_in_every_situation() {
-    let rows = rows();
+/// Each event in each situation under each setting has exactly one row, and does what that says.
+fn require_rows(table: &str, settings: &[Setting], situations: &[&str], events: &[&str]) {
+    let rows = rows(table);
     let mut faults = Vec::new();
     let mut used = BTreeSet::new();
     let mut checked = 0;
-    for setting in Setting::all() {
-        for situation in SITUATIONS {
-            let scene = Scene::new(setting, situation);
-            for name in EVENTS {
+    for setting in settings {
+        for situation in situations {
+            let scene = Scene::new(*setting, situation);
+            for name in events {
                 let fitting: Vec<&Row<'_>> = rows
                     .iter()
                     .filter(|row| row.situation == *situation && row.events.contains(name))
@@ -481,7 +528,12 @@ fn every_event_in_every_situation() {
     let unused = rows.iter().filter(|row| !used.contains(&row.line));
     faults.extend(unused.map(|row| format!("line {}: fits nothing", row.line)));
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    assert_eq!(checked, 8 * SITUATIONS.len() * EVENTS.len());
+    assert_eq!(checked, settings.len() * situations.len() * events.len());
+}
+
+#[test]
+fn every_event_in_every_situation() {
+    require_rows(TABLE, &Setting::all(false), SITUATIONS, EVENTS);
 }
 
 fn node(setting: Setting, neutral: bool) -> Checked {
@@ -492,6 +544,7 @@ const PLAIN: Setting = Setting {
     preempt: false,
     advbase: 1,
     sole: false,
+    metadata: false,
 };
 
 #[test]

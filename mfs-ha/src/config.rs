@@ -4,6 +4,7 @@
 //! would be right. What depends on the machine (does the interface exist, may the password file be
 //! read, can the hooks be run) is not decided here: `check` and the start of the daemon do that.
 
+mod moosefs;
 mod read;
 mod section;
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+pub use self::moosefs::{MooseFs, ServiceConfig};
 pub use self::section::Problem;
 use self::section::Problems;
 
@@ -49,6 +51,8 @@ pub struct Config {
     pub xdp: Xdp,
     /// `[scheduling]`
     pub scheduling: Scheduling,
+    /// `[moosefs]`; `None` for a plain CARP daemon.
+    pub moosefs: Option<MooseFs>,
 }
 
 /// The virtual address and the prefix it is configured with.

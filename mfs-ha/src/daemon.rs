@@ -15,6 +15,7 @@ use mfs_ha_common::carp::auth::HmacKey;
 use mfs_ha_common::election::carp::Settings;
 use mfs_ha_common::node::{Node, NodeConfig};
 use mfs_ha_common::priority::Priority;
+use mfs_ha_common::promotion::Service;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -27,15 +28,19 @@ use crate::heartbeat::{self, Heartbeat, Parts};
 use crate::hooks::{Hook, HookRunner, HookSettings};
 use crate::inspect::Inspector;
 use crate::interface::{Interface, LinkState};
+use crate::moosefs::process::master::MasterProgram;
+use crate::moosefs::services::{Action as ServiceAction, Services};
 use crate::netlink::NetlinkError;
 use crate::netlink::vip::{NetlinkTarget, VipApplier, VipError, VipReport, Wanted, remove_vip_now};
 use crate::netlink::watch::{LinkWatcher, watch as watch_link};
+use crate::promotion::{self, Executor, Housekeeping, Metadata, Orders, Reports};
 use crate::readiness;
 use crate::signals::{Asked, Signals};
 use crate::supervisor::{self, Supervisor};
 
-/// The heartbeat thread leaves in 200 ms, VIP or not; after this it is not waited for any more.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+/// The heartbeat thread leaves in 200 ms without metadata and in 2 s with them, done or not; after this it
+/// is not waited for any more.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
 
 type Logger = EbpfLogger<&'static dyn log::Log>;
 
@@ -54,6 +59,9 @@ pub enum GroundError {
     /// The program cannot be attached.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// The metadata or the programs that work on it cannot be used.
+    #[error("the metadata of this node cannot be served")]
+    Metadata(#[source] anyhow::Error),
     /// The VIP of an earlier life cannot be removed.
     #[error("cannot remove the VIP that an earlier life left")]
     StaleVip(#[source] VipError),
@@ -72,6 +80,7 @@ pub struct Ground {
     stats: StatsMap,
     records: aya::maps::RingBuf<aya::maps::MapData>,
     logger: Logger,
+    metadata: Option<(Metadata, Services)>,
 }
 
 impl Ground {
@@ -89,6 +98,9 @@ impl Ground {
             remove_stale_vip(config).await?;
         }
         let source = supervisor::source(config, interface).map_err(GroundError::Interface)?;
+        let metadata = prepare_metadata(config)
+            .await
+            .map_err(GroundError::Metadata)?;
         let (program, maps) = bpf::load(Some(&config.pin_dir()), &config.carp.peers)?;
         let Maps {
             config: filter,
@@ -114,8 +126,18 @@ impl Ground {
             stats,
             records,
             logger,
+            metadata,
         })
     }
+}
+
+async fn prepare_metadata(config: &Config) -> anyhow::Result<Option<(Metadata, Services)>> {
+    let Some(moosefs) = &config.moosefs else {
+        return Ok(None);
+    };
+    let services = Services::spawn(promotion::services(moosefs, hook_limit(config)));
+    let metadata = Metadata::prepare(moosefs, config.vip.address, services.wanted()).await?;
+    Ok(Some((metadata, services)))
 }
 
 /// Returns the interface that exists at start.
@@ -143,6 +165,15 @@ pub struct Daemon {
     control: ControlSocket,
     logger: Logger,
     signals: Signals,
+    metadata: Option<MetadataTask>,
+}
+
+/// What carries out the decisions about the metadata.
+struct MetadataTask {
+    executor: Executor,
+    housekeeping: Housekeeping,
+    services: Services,
+    master: MasterProgram,
 }
 
 impl Daemon {
@@ -161,6 +192,14 @@ impl Daemon {
         let (applier, reports) =
             VipApplier::new(vip_target(&config), wanted.clone(), ground.link.clone());
         let hooks = HookRunner::spawn(hook_settings(&config));
+        let views = ground
+            .metadata
+            .as_ref()
+            .map(|(metadata, _)| metadata.views());
+        let (orders, metadata) = ground
+            .metadata
+            .map(|(metadata, services)| metadata_task(metadata, services, &ground.facts))
+            .unzip();
         let parts = Parts {
             node: node(&config, ground.source)?,
             records: ground.records,
@@ -169,6 +208,7 @@ impl Daemon {
             outputs: Outputs {
                 vip: wanted_vip,
                 hooks: hooks.wanted(),
+                metadata: orders,
             },
         };
         let heartbeat = heartbeat::start(parts, config.scheduling.realtime).await?;
@@ -181,6 +221,7 @@ impl Daemon {
             wanted_vip: wanted,
             vip: reports.clone(),
             hooks: hooks.status(),
+            metadata: views,
             is_realtime: heartbeat.is_realtime,
         };
         Ok(Self {
@@ -197,6 +238,7 @@ impl Daemon {
             control,
             logger: ground.logger,
             signals,
+            metadata,
         })
     }
 
@@ -219,7 +261,9 @@ impl Daemon {
             control,
             logger,
             signals,
+            metadata,
         } = self;
+        let (work, metadata) = metadata.map(MetadataTask::split).unzip();
         let background = async {
             tokio::join!(
                 link_watcher.run(),
@@ -231,6 +275,11 @@ impl Daemon {
                     move |request| inspector.clone().answer(request)
                 }),
                 forward_logs(logger),
+                async {
+                    if let Some((executor, housekeeping)) = work {
+                        tokio::join!(executor.run(), housekeeping.run());
+                    }
+                },
             )
         };
         let ended = tokio::select! {
@@ -241,11 +290,54 @@ impl Daemon {
             // Nobody else says so any more: whatever the up hook started has to go.
             hooks.want(Hook::Down);
         }
-        remove_left_vip(&config).await;
+        let master = metadata.as_ref().map(|(_, master)| master);
+        tokio::join!(stop_left_master(master), remove_left_vip(&config));
         // The down hook still gets its time; nothing else waits for it any more.
-        let hook_limit = Duration::from_millis(config.hooks.timeout_ms.into());
-        hooks.finish(Instant::now() + hook_limit).await;
+        let deadline = Instant::now() + hook_limit(&config);
+        hooks.finish(deadline).await;
+        if let Some((services, _)) = metadata {
+            services.want(ServiceAction::Stop);
+            services.finish(deadline).await;
+        }
         ended
+    }
+}
+
+impl MetadataTask {
+    /// Takes apart what runs and what is needed when that has ended.
+    fn split(self) -> ((Executor, Housekeeping), (Services, MasterProgram)) {
+        (
+            (self.executor, self.housekeeping),
+            (self.services, self.master),
+        )
+    }
+}
+
+fn metadata_task(
+    metadata: Metadata,
+    services: Services,
+    facts: &mpsc::Sender<Fact>,
+) -> (Orders, MetadataTask) {
+    let (step, steps) = watch::channel(None);
+    let (follow, followed) = watch::channel(None);
+    let task = MetadataTask {
+        housekeeping: metadata.housekeeping(),
+        master: metadata.master(),
+        services,
+        executor: Executor::new(metadata, steps, followed, Reports::new(facts.clone())),
+    };
+    (Orders { step, follow }, task)
+}
+
+/// Ends an mfsmaster after a farewell that failed or a thread that died: nobody watches over it any more.
+async fn stop_left_master(master: Option<&MasterProgram>) {
+    let Some(master) = master else {
+        return;
+    };
+    match master.stop_stray().await {
+        Ok(Some(stopped)) => tracing::warn!(pid = stopped.pid, "mfsmaster was left behind; killed"),
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "mfsmaster may be left behind"),
     }
 }
 
@@ -351,9 +443,17 @@ fn node(config: &Config, source: Ipv4Addr) -> anyhow::Result<Node> {
         source: source.octets(),
         has_sole_peer: carp.peers.len() == 1,
     };
+    let service = config
+        .moosefs
+        .as_ref()
+        .map_or(Service::Vip, |moosefs| Service::Metadata {
+            stage_limit: moosefs.stage_timeout,
+            start_limit: moosefs.start_timeout,
+        });
     let node = NodeConfig {
         election: settings,
         neutral: carp.neutral,
+        service,
     };
     Ok(Node::new(node, clock::now()))
 }
@@ -373,6 +473,10 @@ fn hook_settings(config: &Config) -> HookSettings {
         interface: config.interface.clone(),
         vip: config.vip.address.to_string(),
         xparam: config.hooks.xparam.clone(),
-        time_limit: Duration::from_millis(config.hooks.timeout_ms.into()),
+        time_limit: hook_limit(config),
     }
+}
+
+fn hook_limit(config: &Config) -> Duration {
+    Duration::from_millis(config.hooks.timeout_ms.into())
 }

@@ -32,6 +32,7 @@ use crate::bpf::PeerMap;
 use crate::clock::{self, BootTimer};
 use crate::hooks::Hook;
 use crate::netlink::vip::{Presence, VipReport, Wanted};
+use crate::promotion::{Order, Orders};
 use crate::readiness;
 use crate::transmit::Transmitter;
 
@@ -54,6 +55,20 @@ pub enum Fact {
     LinkDown,
     /// What became of the VIP.
     Vip(VipReport),
+    /// A step of the promotion or the resignation is done.
+    StepDone {
+        /// Of the order.
+        ticket: u32,
+    },
+    /// It cannot be done.
+    StepFailed {
+        /// Of the order.
+        ticket: u32,
+    },
+    /// The mfsmaster of this node died or hangs.
+    MasterLost,
+    /// Whether the metadata of this node could be promoted.
+    Ready(bool),
     /// The operator ends the daemon.
     Stop,
     /// Somebody wants to see the node.
@@ -84,6 +99,8 @@ pub struct Outputs {
     pub vip: watch::Sender<Wanted>,
     /// The hook that has to be the last one that ran.
     pub hooks: watch::Sender<Option<Hook>>,
+    /// The metadata; `None` for a plain CARP daemon.
+    pub metadata: Option<Orders>,
 }
 
 /// The heartbeat thread's state.
@@ -233,6 +250,10 @@ impl Driver {
                 self.transmitter = None;
             }
             Fact::Vip(report) => self.vip_reported(&report),
+            Fact::StepDone { ticket } => self.handle(Event::StepDone { ticket }),
+            Fact::StepFailed { ticket } => self.handle(Event::StepFailed { ticket }),
+            Fact::MasterLost => self.handle(Event::MetadataMasterLost),
+            Fact::Ready(ready) => self.handle(Event::ReadinessChanged { ready }),
             Fact::Stop => self.handle(Event::StopRequested),
             Fact::Inspect(answer) => {
                 self.view.node = self.node.status();
@@ -323,6 +344,16 @@ impl Driver {
                 Action::AnnounceVip => self.announce(),
                 Action::RunHook(hook) => {
                     self.outputs.hooks.send_replace(Some(hook));
+                }
+                Action::RunStep { step, ticket } => {
+                    if let Some(orders) = &self.outputs.metadata {
+                        orders.step.send_replace(Some(Order { step, ticket }));
+                    }
+                }
+                Action::FollowMaster { source } => {
+                    if let Some(orders) = &self.outputs.metadata {
+                        orders.follow.send_replace(Some(source.into()));
+                    }
                 }
                 Action::Report(transition) => self.report(transition),
                 Action::Exit => self.has_ended = true,

@@ -12,6 +12,8 @@ use crate::control::{Answer, Request};
 use crate::driver::{Fact, View};
 use crate::hooks::HookStatus;
 use crate::netlink::vip::{Presence, VipReport, Wanted};
+use crate::promotion::PromotionViews;
+use crate::status::promotion::PromotionStatus;
 use crate::status::{
     AdvertStatus, PeerStatus, Status, VipStatus, XdpStatus, age_ms, demotions, millis,
     next_timeout, transitions,
@@ -40,6 +42,8 @@ pub struct Inspector {
     pub vip: watch::Receiver<VipReport>,
     /// The hooks.
     pub hooks: watch::Receiver<HookStatus>,
+    /// The metadata; `None` for a plain CARP daemon.
+    pub metadata: Option<PromotionViews>,
     /// Whether the heartbeat thread runs with real-time priority.
     pub is_realtime: bool,
 }
@@ -123,6 +127,10 @@ impl Inspector {
                 lateness_max_us: view.lateness_max_ns / 1000,
             },
             hooks: (&*self.hooks.borrow()).into(),
+            promotion: self
+                .metadata
+                .as_ref()
+                .map(|views| PromotionStatus::new(&views.get(), &view)),
             realtime: self.is_realtime,
             transitions: transitions(&view),
         })

@@ -18,6 +18,7 @@ pub mod lock;
 pub mod moosefs;
 pub mod netlink;
 pub mod privileges;
+pub mod promotion;
 pub mod readiness;
 pub mod secret;
 pub mod signals;

@@ -11,6 +11,17 @@ const NEEDED: [(u8, &str, &str); 4] = [
     (CAP_BPF, "CAP_BPF", "the XDP program and its maps"),
 ];
 
+/// What running mfsmaster and mfsmetalogger needs besides.
+const NEEDED_FOR_METADATA: [(u8, &str, &str); 7] = [
+    (0, "CAP_CHOWN", "files of the user of mfsmaster"),
+    (1, "CAP_DAC_OVERRIDE", "the metadata directory"),
+    (3, "CAP_FOWNER", "files of the user of mfsmaster"),
+    (5, "CAP_KILL", "ending mfsmaster"),
+    (6, "CAP_SETGID", "starting mfsmaster as its user"),
+    (7, "CAP_SETUID", "starting mfsmaster as its user"),
+    (19, "CAP_SYS_PTRACE", "seeing the sockets of mfsmaster"),
+];
+
 const CAP_BPF: u8 = 39;
 /// `CAP_SYS_ADMIN`, which included `CAP_PERFMON` and `CAP_BPF` before Linux 5.8 and still does.
 const CAP_SYS_ADMIN: u8 = 21;
@@ -21,7 +32,18 @@ const IN_SYS_ADMIN: [u8; 2] = [38, 39];
 /// # Errors
 /// Names what is missing.
 pub fn require() -> anyhow::Result<()> {
-    let missing = missing(effective()?);
+    refuse(&missing(&NEEDED, effective()?))
+}
+
+/// Checks what a configuration with `[moosefs]` needs besides.
+///
+/// # Errors
+/// Names what is missing.
+pub fn require_for_metadata() -> anyhow::Result<()> {
+    refuse(&missing(&NEEDED_FOR_METADATA, effective()?))
+}
+
+fn refuse(missing: &[String]) -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -31,9 +53,9 @@ pub fn require() -> anyhow::Result<()> {
     )
 }
 
-fn missing(effective: u64) -> Vec<String> {
+fn missing(needed: &[(u8, &str, &str)], effective: u64) -> Vec<String> {
     let has = |bit: u8| effective & (1 << bit) != 0;
-    NEEDED
+    needed
         .iter()
         .filter(|(bit, _, _)| !(has(*bit) || IN_SYS_ADMIN.contains(bit) && has(CAP_SYS_ADMIN)))
         .map(|(_, name, purpose)| format!("{name} ({purpose})"))
@@ -55,10 +77,13 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
+        let missing = |effective: u64| missing(&NEEDED, effective);
         assert_eq!(missing(u64::MAX), Vec::<String>::new());
         assert_eq!(missing(0).len(), 4);
         assert_eq!(missing((1 << 12) | (1 << 13) | (1 << 21)).len(), 0);
         assert!(missing((1 << 12) | (1 << 38) | (1 << 39))[0].starts_with("CAP_NET_RAW"));
         assert!(missing((1 << 12) | (1 << 13) | (1 << 39))[0].starts_with("CAP_PERFMON"));
+        let metadata = super::missing(&NEEDED_FOR_METADATA, u64::MAX - (1 << 5));
+        assert_eq!(metadata, ["CAP_KILL (ending mfsmaster)"]);
     }
 }

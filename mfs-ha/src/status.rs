@@ -1,5 +1,7 @@
 //! What a node shows of itself: the document behind `mfs-ha status`, and its text form.
 
+pub mod promotion;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -9,6 +11,7 @@ use mfs_ha_common::election::carp::Demotion;
 use mfs_ha_common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use self::promotion::PromotionStatus;
 use crate::driver::View;
 use crate::hooks;
 
@@ -33,7 +36,7 @@ pub struct Status {
     pub source: Option<Ipv4Addr>,
     /// `init`, `backup` or `master`.
     pub state: String,
-    /// `standby`, `promoting`, `active` or `resigning`.
+    /// `standby`, `promoting`, `active`, `resigning` or `stuck`.
     pub phase: String,
     /// Since when.
     pub state_age_ms: u64,
@@ -63,6 +66,8 @@ pub struct Status {
     pub adverts: AdvertStatus,
     /// Hooks.
     pub hooks: HookStatus,
+    /// The metadata; absent for a plain CARP daemon.
+    pub promotion: Option<PromotionStatus>,
     /// Whether the heartbeat thread runs with real-time priority.
     pub realtime: bool,
     /// The last transitions, oldest first.
@@ -209,13 +214,18 @@ impl From<&hooks::HookStatus> for HookStatus {
 /// Names the demotions in force.
 #[must_use]
 pub fn demotions(demotion: Demotion) -> Vec<String> {
-    let mut names = Vec::new();
-    if demotion.send_failure {
-        names.push("send_failure".to_owned());
-    }
-    if demotion.vip_failure {
-        names.push("vip_failure".to_owned());
-    }
+    let flags = [
+        (demotion.send_failure, "send_failure"),
+        (demotion.vip_failure, "vip_failure"),
+        (demotion.promotion_failure, "promotion_failure"),
+        (demotion.not_ready, "not_ready"),
+        (demotion.stuck, "stuck"),
+    ];
+    let mut names: Vec<String> = flags
+        .into_iter()
+        .filter(|(is_set, _)| *is_set)
+        .map(|(_, name)| name.to_owned())
+        .collect();
     if demotion.equal_skew > 0 {
         names.push(format!("equal_skew+{}", demotion.equal_skew));
     }
@@ -232,6 +242,9 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_node(f)?;
         self.write_network(f)?;
+        if let Some(promotion) = &self.promotion {
+            promotion.fmt(f)?;
+        }
         self.write_peers(f)?;
         self.write_history(f)
     }
@@ -352,6 +365,6 @@ impl Status {
     }
 }
 
-fn seconds(millis: u64) -> String {
+pub(crate) fn seconds(millis: u64) -> String {
     format!("{}.{:03} s", millis / 1000, millis % 1000)
 }

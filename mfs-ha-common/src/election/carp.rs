@@ -4,7 +4,7 @@
 //!          link up                     E1 preempt · E2 too slow · E3 silent · E4 bowed out
 //!  Init ────────────▶ Backup ───────────────────────────────────────────────────────▶ Master
 //!   ▲ ◀──────────────   ▲ ◀──────────────────────────────────────────────────────────   │
-//!   │    link down      │       E6 better master or lost tie · E8 overslept · E10 VIP    │
+//!   │    link down      │       E6 better master or lost tie · E8 overslept · E10, M2    │
 //!   └───────────────────┴────────────────── link down ──────────────────────────────────┘
 //! ```
 //!
@@ -15,9 +15,11 @@
 //! only, from arrival times; a tick before the deadline changes nothing.
 
 use core::cmp::Ordering;
-use core::num::NonZeroU8;
 use core::time::Duration;
 
+pub use super::settings::Settings;
+pub use super::standing::Demotion;
+pub(crate) use super::standing::Standing;
 use super::{Reason, State, Timer, Transition};
 use crate::net::Ipv4;
 use crate::priority::{DEMOTED_ADVSKEW, Priority, tie_break};
@@ -40,32 +42,6 @@ const LATENESS_MAX: Duration = Duration::from_millis(100);
 
 /// advskew stays below this: 255 belongs to the bow-out.
 const ADVSKEW_MAX: u8 = 254;
-
-/// What an operator configures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// advbase and advskew.
-    pub priority: Priority,
-    /// Intervals of silence after which a master counts as dead.
-    pub deadratio: NonZeroU8,
-    /// Take over from a live master that is worse.
-    pub preempt: bool,
-    /// Own source address, for ties.
-    pub source: Ipv4,
-    /// Exactly one other node exists, so nobody else obeys its bow-out.
-    pub has_sole_peer: bool,
-}
-
-/// Why a node advertises a worse priority than configured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Demotion {
-    /// Adverts cannot be sent.
-    pub send_failure: bool,
-    /// The VIP could not be taken.
-    pub vip_failure: bool,
-    /// Steps of 1/256 s away from peers of the same priority that win ties (rule E7).
-    pub equal_skew: u8,
-}
 
 /// The master that a backup follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +78,8 @@ pub struct Election {
     demotion: Demotion,
     sends_in_a_row: u8,
     followed: Option<Followed>,
+    /// Since when nothing was heard.
+    silent_since: Timestamp,
     master_down: Option<Timestamp>,
     bow_out_slot: Option<Timestamp>,
     /// The wait of rule E11 was taken: once per silence.
@@ -110,6 +88,10 @@ pub struct Election {
     last_send: Timestamp,
     last_announced: Priority,
     hold_down: Timestamp,
+    is_barred: bool,
+    /// When what stood against a mastership changed last.
+    possible_since: Timestamp,
+    holds_back: bool,
 }
 
 impl Election {
@@ -119,13 +101,10 @@ impl Election {
         Self {
             settings,
             state: State::Init,
-            demotion: Demotion {
-                send_failure: false,
-                vip_failure: false,
-                equal_skew: 0,
-            },
+            demotion: Demotion::NONE,
             sends_in_a_row: 0,
             followed: None,
+            silent_since: Timestamp::from_nanos(0),
             master_down: None,
             bow_out_slot: None,
             has_waited: false,
@@ -133,6 +112,9 @@ impl Election {
             last_send: Timestamp::from_nanos(0),
             last_announced: settings.priority,
             hold_down: Timestamp::from_nanos(0),
+            is_barred: false,
+            possible_since: Timestamp::from_nanos(0),
+            holds_back: false,
         }
     }
 
@@ -162,7 +144,7 @@ impl Election {
             .advskew()
             .saturating_add(self.demotion.equal_skew);
         let mut advskew = shifted.min(ADVSKEW_MAX.max(configured.advskew()));
-        if self.demotion.send_failure || self.demotion.vip_failure {
+        if !self.demotion.is_well() {
             advskew = advskew.max(DEMOTED_ADVSKEW);
         }
         Priority::new(configured.advbase(), advskew)
@@ -221,21 +203,42 @@ impl Election {
         }
     }
 
-    /// Notes that the VIP could not be taken (rule E10).
-    pub(crate) fn vip_failed(&mut self, now: Timestamp) {
-        self.demotion.vip_failure = true;
-        self.hold_down = now.after(HOLD_DOWN);
+    /// Notes that this node could not serve, and leaves the mastership to others (rules E10 and M2).
+    pub(crate) fn service_failed(&mut self, now: Timestamp, span: Duration, reason: Reason) {
+        if reason == Reason::VipFailed {
+            self.demotion.vip_failure = true;
+        } else {
+            self.demotion.promotion_failure = true;
+        }
+        self.hold_down = now.after(span);
     }
 
-    /// Notes that the VIP was taken.
-    pub(crate) const fn vip_taken(&mut self) {
+    /// Notes that it serves.
+    pub(crate) const fn service_began(&mut self) {
         self.demotion.vip_failure = false;
+        self.demotion.promotion_failure = false;
     }
 
-    /// Lets a node whose hold-down is over try again at its own priority (rule E10).
+    /// Lets a node whose hold-down is over try again at its own priority (rules E10 and M2).
     pub(crate) fn end_hold_down(&mut self, now: Timestamp) {
         if now >= self.hold_down {
-            self.demotion.vip_failure = false;
+            self.service_began();
+        }
+    }
+
+    /// Notes what the way into service allows.
+    pub(crate) fn set_standing(&mut self, now: Timestamp, standing: Standing) {
+        let is_news = self.demotion.not_ready != standing.not_ready;
+        if is_news || (self.is_barred && !standing.is_barred) {
+            self.possible_since = now;
+        }
+        self.is_barred = standing.is_barred;
+        self.holds_back = standing.holds_back;
+        self.demotion.not_ready = standing.not_ready;
+        self.demotion.stuck = standing.stuck;
+        // Nodes that learn at their start that they are ready are to be told apart by their slots.
+        if is_news && self.master_down.is_some() && !self.has_waited {
+            self.master_down = Some(self.silent_since.after(self.patience()));
         }
     }
 
@@ -245,7 +248,6 @@ impl Election {
     }
 
     /// Says whether a master was silent for longer than a peer may have waited.
-    #[must_use]
     pub(crate) fn is_late(&self, now: Timestamp) -> bool {
         // At deadratio 1 every wake-up comes later than the interval: that alone is not sleep.
         let intervals = self.settings.deadratio.get().max(2);
@@ -258,7 +260,6 @@ impl Election {
     /// Says whether a master's peers have replaced it (rule E8): one was heard since our last advert, or
     /// even the one with the longest slot has waited long enough. A peer waits longer than we can know:
     /// who gives way before it was replaced leaves nobody.
-    #[must_use]
     pub(crate) fn was_replaced(&self, now: Timestamp, heard: Option<Timestamp>) -> bool {
         let whole = Duration::from_secs(self.settings.priority.advbase().into());
         let longest = whole
@@ -296,7 +297,7 @@ impl Election {
             return Decision::Nothing;
         }
         let mine = self.priority();
-        let may_take_over = now >= self.hold_down;
+        let may_take_over = self.may_take_over(now) && !self.holds_back;
         if may_take_over && self.settings.preempt && mine < theirs {
             return Decision::TakeOver(Reason::Preempted);
         }
@@ -334,7 +335,7 @@ impl Election {
         let is_due = |deadline: Option<Timestamp>| deadline.is_some_and(|at| at <= now);
         match self.state {
             State::Init => Decision::Nothing,
-            State::Backup if now < self.hold_down => Decision::Nothing,
+            State::Backup if !self.may_take_over(now) => Decision::Nothing,
             State::Backup if is_due(self.bow_out_slot) => {
                 self.turn_has_come(now, self.bow_out_slot, Reason::MasterBowedOut)
             }
@@ -355,8 +356,8 @@ impl Election {
         due: Option<Timestamp>,
         reason: Reason,
     ) -> Decision {
-        let lateness = now.since(due.unwrap_or(now).max(self.hold_down));
-        let slot = self.priority().slot();
+        let possible_since = self.hold_down.max(self.possible_since);
+        let lateness = now.since(due.unwrap_or(now).max(possible_since));
         let round = self.round();
         // A farewell was said by whoever was running: at rank zero there is nobody to wait for.
         let has_nobody_before = reason == Reason::MasterBowedOut && self.bow_out_wait().is_zero();
@@ -367,14 +368,15 @@ impl Election {
         if reason == Reason::MasterBowedOut {
             self.bow_out_slot = Some(now.after(self.bow_out_wait()));
         }
-        self.master_down = Some(now.after(round.saturating_mul(2).saturating_add(slot)));
+        let wait = round.saturating_mul(2);
+        self.master_down = Some(now.after(wait.saturating_add(self.priority().slot())));
         Decision::Nothing
     }
 
     /// Returns the next deadline.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Timestamp, Timer)> {
-        let held = Some((self.hold_down, Timer::HoldDown)).filter(|_| self.demotion.vip_failure);
+        let held = Some((self.hold_down, Timer::HoldDown)).filter(|_| self.demotion.has_failed());
         match self.state {
             State::Init => held,
             State::Master => self
@@ -386,7 +388,8 @@ impl Election {
             State::Backup => {
                 let slot = self.bow_out_slot.map(|at| (at, Timer::BowOutSlot));
                 let down = self.master_down.map(|at| (at, Timer::MasterDown));
-                let takeover = [slot, down].into_iter().flatten().min();
+                let turns = [slot, down].into_iter().flatten();
+                let takeover = turns.min().filter(|_| !self.is_barred);
                 takeover
                     .map(|(at, timer)| (at.max(self.hold_down), timer))
                     .into_iter()
@@ -394,6 +397,10 @@ impl Election {
                     .min()
             }
         }
+    }
+
+    fn may_take_over(&self, now: Timestamp) -> bool {
+        now >= self.hold_down && !self.is_barred
     }
 
     /// Rule E2. At advbase 0 only a bow-out says that a master is about to time out.
@@ -425,9 +432,8 @@ impl Election {
     /// Rule E7: of two equal nodes the one that loses ties moves one step away. Two that are not well
     /// have the same priority by themselves, and move apart when they are well again.
     fn step_aside_on_tie(&mut self, mine: Priority, theirs: Priority, source: Ipv4) {
-        let is_well = !self.demotion.send_failure && !self.demotion.vip_failure;
         let loses = tie_break(self.settings.source, source) == Ordering::Greater;
-        if is_well && mine == theirs && loses {
+        if self.demotion.is_well() && mine == theirs && loses {
             self.demotion.equal_skew = self.demotion.equal_skew.saturating_add(1);
         }
     }
@@ -436,6 +442,7 @@ impl Election {
         self.followed = Some(master);
         self.bow_out_slot = None;
         self.has_waited = false;
+        self.silent_since = master.arrival;
         self.master_down = Some(master.arrival.after(self.patience()));
     }
 
@@ -443,11 +450,10 @@ impl Election {
     fn patience(&self) -> Duration {
         let mine = self.priority();
         let ratio = self.settings.deadratio.get().into();
-        let announced = self.announced();
         let unit = if mine.advbase() > 0 {
             Duration::from_secs(mine.advbase().into())
         } else {
-            mine.interval().max(announced)
+            mine.interval().max(self.announced())
         };
         unit.saturating_mul(ratio).saturating_add(mine.slot())
     }
@@ -469,6 +475,7 @@ impl Election {
 
     fn enter_backup(&mut self, now: Timestamp, heard: Timestamp, reason: Reason) -> Transition {
         self.clear_timers();
+        self.silent_since = heard;
         self.master_down = Some(heard.after(self.patience()));
         self.enter(State::Backup, now, reason)
     }

@@ -1,6 +1,8 @@
 //! "Should I be master?" The states and their vocabulary; the rules of carp mode are in [`carp`].
 
 pub mod carp;
+mod settings;
+mod standing;
 
 use crate::time::Timestamp;
 
@@ -52,6 +54,10 @@ pub enum Reason {
     Overslept,
     /// The VIP could not be taken (rule E10).
     VipFailed,
+    /// The metadata could not be brought into service (rule M2).
+    PromotionFailed,
+    /// The metadata master was lost again soon after its restart (rule M4).
+    MetadataMasterLost,
     /// The operator ended the daemon.
     Stopped,
 }
@@ -72,6 +78,8 @@ impl Reason {
             Self::TieLost => "tie_lost",
             Self::Overslept => "overslept",
             Self::VipFailed => "vip_failed",
+            Self::PromotionFailed => "promotion_failed",
+            Self::MetadataMasterLost => "metadata_master_lost",
             Self::Stopped => "stopped",
         }
     }
@@ -101,12 +109,14 @@ pub enum Timer {
     Advertise,
     /// The VIP is to be announced again.
     Announce,
-    /// This node may become master again after it could not take the VIP.
+    /// This node may become master again after it could not serve.
     HoldDown,
     /// The VIP is to be there by then.
     Promote,
-    /// The VIP is to be gone by then.
+    /// The VIP is to be given up, or gone, or the node to have left, by then.
     Resign,
+    /// A step of promotion or resignation has taken too long, or is asked for again.
+    Step,
 }
 
 impl Timer {
@@ -121,6 +131,7 @@ impl Timer {
             Self::HoldDown => "hold_down",
             Self::Promote => "promote",
             Self::Resign => "resign",
+            Self::Step => "step",
         }
     }
 }

@@ -4,18 +4,21 @@
 //! nodes through this. What it knows of the rules is computed anew from `docs/protocol.md`, from the
 //! events alone.
 
+#[path = "service.rs"]
+mod service;
+
 use std::time::Duration;
 
 use mfs_ha_common::action::{ACTIONS_MAX, Action, Hook};
-use mfs_ha_common::election::carp::HOLD_DOWN;
 use mfs_ha_common::election::{Reason, State, Transition};
 use mfs_ha_common::event::Event;
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::{Node, NodeConfig, NodeStatus};
 use mfs_ha_common::priority::Priority;
-use mfs_ha_common::promotion::{PROMOTE_LIMIT, Phase, RESIGN_LIMIT};
+use mfs_ha_common::promotion::{EXIT_LIMIT, Phase, RESIGN_LIMIT};
 use mfs_ha_common::record::{AdvertRecord, KIND_ADVERT};
 use mfs_ha_common::time::Timestamp;
+use service::Serving;
 
 /// What leaving the master state and winning another contest takes: the bound of [`ACTIONS_MAX`] has
 /// room above it.
@@ -65,10 +68,7 @@ pub(crate) fn heard(event: Event) -> Option<(Ipv4, Priority, Timestamp)> {
 pub(crate) struct Checked {
     node: Node,
     config: NodeConfig,
-    /// What the VIP was last asked to be, and whether that was confirmed since.
-    wanted: Option<bool>,
-    promoting_since: Option<Timestamp>,
-    is_confirmed: bool,
+    serving: Serving,
     /// The up hook ran, and the down hook has not followed it.
     is_up: bool,
     has_listened: bool,
@@ -80,27 +80,36 @@ pub(crate) struct Checked {
     /// The master that is followed, and when its silence has lasted too long.
     followed: Option<Ipv4>,
     silence_ends: Option<Timestamp>,
+    silent_since: Timestamp,
+    /// When what stood against a mastership changed last.
+    possible_since: Timestamp,
     /// What it announced last.
     announced: Option<Priority>,
     /// When our turn comes after its farewell.
     turn: Option<Timestamp>,
     /// A tick came late in this silence, and it was waited for once more.
     has_waited: bool,
+    /// The master that the daemon was told to follow last.
+    told: Option<Ipv4>,
     has_exited: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Farewell {
     is_final: bool,
-    by: Timestamp,
+    since: Timestamp,
+    /// When a daemon that is to end was told so.
+    stopped: Timestamp,
+    is_said: bool,
 }
 
+/// One event and what came of it.
 #[derive(Debug)]
-struct Step<'a> {
-    now: Timestamp,
-    event: Event,
-    before: NodeStatus,
-    after: NodeStatus,
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Timestamp,
+    pub(crate) event: Event,
+    pub(crate) before: NodeStatus,
+    pub(crate) after: NodeStatus,
     actions: &'a [Action],
 }
 
@@ -109,9 +118,7 @@ impl Checked {
         Self {
             node: Node::new(config, now),
             config,
-            wanted: None,
-            promoting_since: None,
-            is_confirmed: false,
+            serving: Serving::new(config.service),
             is_up: false,
             has_listened: false,
             last_send: (now, Duration::ZERO),
@@ -120,9 +127,12 @@ impl Checked {
             hold_down_until: Timestamp::from_nanos(0),
             followed: None,
             silence_ends: None,
+            silent_since: now,
+            possible_since: now,
             announced: None,
             turn: None,
             has_waited: false,
+            told: None,
             has_exited: false,
         }
     }
@@ -135,7 +145,7 @@ impl Checked {
     pub(crate) fn step(&mut self, now: Timestamp, event: Event) -> Vec<Action> {
         let before = self.node.status();
         let actions: Vec<Action> = self.node.handle(now, event).into_iter().collect();
-        let step = Step {
+        let step = Turn {
             now,
             event,
             before,
@@ -151,21 +161,26 @@ impl Checked {
         step.check_tick();
         step.check_reports(self.config);
         self.check_waking(&step);
-        self.check_silence(&step);
-        self.note_event(&step);
+        let was_cleared = self.serving.is_cleared();
+        let failure = self.serving.note_event(&step, step.has_overslept());
+        let is_cleared = self.serving.is_cleared() && (was_cleared || step.event == Event::Tick);
+        self.check_silence(&step, is_cleared);
+        self.note_event(&step, failure);
         for action in &actions {
             self.check_action(&step, *action);
         }
         self.check_farewell(&step);
         self.check_state(&step);
+        self.serving.check_state(&step);
         self.note_silence(&step);
+        self.check_following(&step);
         actions
     }
 
     /// A master that was replaced in its sleep is backup before it does anything else (rule E8): it hears
     /// another one after a silence of its own, or was silent for longer than any peer waits. A wake-up
     /// that is late by less than an interval is not sleep, whatever deadratio is.
-    fn check_waking(&self, step: &Step<'_>) {
+    fn check_waking(&self, step: &Turn<'_>) {
         let ratio = self.config.election.deadratio.get();
         let (sent, interval) = self.last_send;
         let silence = step.now.since(sent);
@@ -181,7 +196,8 @@ impl Checked {
         assert_eq!(step.has_overslept(), overslept, "{step:?}");
         if overslept {
             let first = step.actions.first();
-            assert_eq!(first, Some(&Action::SetVip { present: false }), "{step:?}");
+            let is_ending = |action| service::begins_resignation(action, self.config.service);
+            assert!(first.is_some_and(is_ending), "{step:?}");
             let first_report = step.position(|action| matches!(action, Action::Report(_)));
             let first_advert = step.position(|action| matches!(action, Action::SendAdvert(_)));
             assert!(
@@ -193,15 +209,21 @@ impl Checked {
 
     /// Silence is believed neither early nor late, by a tick only, and not during the hold-down. Who was
     /// woken late for it waits once more (rule E11).
-    fn check_silence(&mut self, step: &Step<'_>) {
-        let may = step.now >= self.hold_down_until && self.farewell.is_none();
+    fn check_silence(&mut self, step: &Turn<'_>, is_cleared: bool) {
+        let is_held = step.now < self.hold_down_until || !is_cleared;
+        let may = !is_held && self.farewell.is_none();
+        let possible_since = self.hold_down_until.max(self.serving.free_since);
+        if step.event == Event::Tick {
+            self.note_readiness(step);
+        }
+        let possible_since = possible_since.max(self.possible_since);
         let is_past = |at: &Timestamp| *at <= step.now;
         let silence = self.silence_ends.filter(is_past);
         let turn = self.turn.filter(is_past);
         let is_tick = step.event == Event::Tick && step.before.state == State::Backup;
         if let Some(due) = turn.or(silence).filter(|_| is_tick && may) {
             let round = self.round(step);
-            let lateness = step.now.since(due.max(self.hold_down_until));
+            let lateness = step.now.since(due.max(possible_since));
             let has_nobody_before = turn.is_some() && self.bow_out_wait(step).is_zero();
             let is_late = lateness > round.min(Duration::from_millis(100));
             if is_late && !self.has_waited && !has_nobody_before {
@@ -226,7 +248,7 @@ impl Checked {
         }
     }
 
-    fn round(&self, step: &Step<'_>) -> Duration {
+    fn round(&self, step: &Turn<'_>) -> Duration {
         let announced = self
             .announced
             .map_or(Duration::from_secs(1), Priority::interval);
@@ -234,69 +256,53 @@ impl Checked {
         announced.min(patience).max(Duration::from_millis(20))
     }
 
-    fn bow_out_wait(&self, step: &Step<'_>) -> Duration {
+    fn bow_out_wait(&self, step: &Turn<'_>) -> Duration {
         if self.config.election.has_sole_peer {
             return Duration::ZERO;
         }
         step.after.priority.slot()
     }
 
-    fn note_event(&mut self, step: &Step<'_>) {
-        // A failed VIP is news only while it is wanted, and a sleeper gave it up before the news.
-        let is_serving = matches!(step.before.phase, Phase::Promoting | Phase::Active);
-        let is_serving = is_serving && !step.has_overslept();
-        let by = step.now.after(RESIGN_LIMIT);
-        match step.event {
-            Event::VipSet { present } => {
-                self.is_confirmed |= self.wanted == Some(present);
+    fn note_event(&mut self, step: &Turn<'_>, failure: Option<Reason>) {
+        let farewell = Farewell {
+            is_final: false,
+            since: step.now,
+            stopped: step.now,
+            is_said: false,
+        };
+        if failure.is_some() {
+            assert_eq!(step.after.phase, Phase::Resigning, "{step:?}");
+            self.hold_down_until = step.now.after(self.serving.note_failure(step.now));
+            self.farewell = Some(farewell);
+        }
+        if step.event == Event::StopRequested {
+            let ending = self.farewell.get_or_insert(farewell);
+            if !ending.is_final {
+                (ending.is_final, ending.stopped) = (true, step.now);
             }
-            Event::VipFailed { present: true } if is_serving => {
-                self.hold_down_until = step.now.after(HOLD_DOWN);
-                self.farewell = Some(Farewell {
-                    is_final: false,
-                    by,
-                });
-            }
-            // A VIP that does not come in time is a failed one.
-            Event::Tick
-                if step.before.phase == Phase::Promoting
-                    && step.after.phase == Phase::Resigning
-                    && step.after.demotion.vip_failure =>
-            {
-                let is_late = |since: Timestamp| step.now >= since.after(PROMOTE_LIMIT);
-                assert!(self.promoting_since.is_some_and(is_late), "{step:?}");
-                self.hold_down_until = step.now.after(HOLD_DOWN);
-                self.farewell = Some(Farewell {
-                    is_final: false,
-                    by,
-                });
-            }
-            Event::StopRequested => {
-                self.farewell = Some(Farewell {
-                    is_final: true,
-                    by: self.farewell.map_or(by, |farewell| farewell.by),
-                });
-            }
-            // Nobody is left to hear it, but a daemon that ends waits for its VIP all the same.
-            Event::LinkDown => self.farewell = self.farewell.filter(|farewell| farewell.is_final),
-            Event::VipFailed { .. }
-            | Event::AdvertReceived { .. }
-            | Event::Tick
-            | Event::LinkUp
-            | Event::SourceChanged { .. }
-            | Event::AdvertSent
-            | Event::SendFailed => {}
+        }
+        // Nobody is left to hear it, but a daemon that ends waits for its VIP all the same.
+        if step.event == Event::LinkDown {
+            self.farewell = self.farewell.filter(|farewell| farewell.is_final);
         }
     }
 
-    fn check_action(&mut self, step: &Step<'_>, action: Action) {
+    fn check_action(&mut self, step: &Turn<'_>, action: Action) {
         match action {
             Action::SendAdvert(priority) => self.check_advert(step, priority),
             Action::SetVip { present } => {
-                self.wanted = Some(present);
-                self.is_confirmed = false;
-                self.promoting_since = present.then_some(step.now);
+                self.serving.check_vip(step, present);
                 assert!(!present || step.after.state == State::Master, "{step:?}");
+            }
+            Action::RunStep {
+                step: asked,
+                ticket,
+            } => {
+                self.serving.check_step(step, asked, ticket);
+            }
+            Action::FollowMaster { source } => {
+                assert_ne!(self.told, Some(source), "{step:?}");
+                self.told = Some(source);
             }
             Action::AnnounceVip => {
                 assert_eq!(step.after.phase, Phase::Active, "{step:?}");
@@ -317,19 +323,21 @@ impl Checked {
                 assert!(self.is_up || is_at_start, "{step:?}");
                 self.is_up = false;
             }
-            Action::Report(transition) => self.has_listened |= transition.to == State::Backup,
+            Action::Report(transition) => {
+                self.has_listened |= transition.to == State::Backup;
+                if transition.to == State::Master {
+                    self.told = None;
+                }
+            }
             Action::Exit => self.has_exited = true,
         }
     }
 
-    fn check_advert(&mut self, step: &Step<'_>, priority: Priority) {
+    fn check_advert(&mut self, step: &Turn<'_>, priority: Priority) {
         if priority == Priority::BOW_OUT {
             // Only a master says farewell, once its VIP is gone or has not gone in time.
             assert_eq!(step.before.state, State::Master, "{step:?}");
-            assert!(
-                self.is_vip_gone() || self.is_farewell_late(step),
-                "{step:?}"
-            );
+            assert!(self.may_say_farewell(step), "{step:?}");
             return;
         }
         let configured = self.config.election.priority;
@@ -342,64 +350,94 @@ impl Checked {
         self.last_send = (step.now, priority.interval());
     }
 
-    fn is_vip_gone(&self) -> bool {
-        self.wanted == Some(false) && self.is_confirmed
+    fn may_say_farewell(&self, step: &Turn<'_>) -> bool {
+        self.serving.is_vip_gone() || self.is_farewell_late(step)
     }
 
-    fn is_farewell_late(&self, step: &Step<'_>) -> bool {
-        self.farewell
-            .is_some_and(|farewell| farewell.by <= step.now)
+    fn is_farewell_late(&self, step: &Turn<'_>) -> bool {
+        let since = self.farewell.filter(|farewell| !farewell.is_said);
+        let by = since.zip(self.serving.released());
+        by.is_some_and(|(farewell, released)| {
+            farewell.since.max(released).after(RESIGN_LIMIT) <= step.now
+        })
     }
 
     /// The exit is the last action, after the farewell; a farewell is said in time.
-    fn check_farewell(&mut self, step: &Step<'_>) {
+    fn check_farewell(&mut self, step: &Turn<'_>) {
         let exits = step.count(|action| action == Action::Exit);
         let ends_with_exit = step.actions.last() == Some(&Action::Exit);
         assert_eq!(exits, usize::from(ends_with_exit), "{step:?}");
         if self.has_exited {
-            let had_nothing = step.before.phase == Phase::Standby;
-            assert!(
-                self.farewell.is_some_and(|farewell| farewell.is_final),
-                "{step:?}"
-            );
-            assert!(
-                had_nothing || self.is_vip_gone() || self.is_farewell_late(step),
-                "{step:?}"
-            );
-            assert_ne!(self.wanted, Some(true), "{step:?}");
+            self.check_exit(step);
+            return;
         }
-        if step
-            .reports()
-            .any(|report| report.reason == Reason::VipFailed)
-        {
+        if step.reports().any(|report| {
+            use Reason::{MetadataMasterLost, PromotionFailed, VipFailed};
+            matches!(
+                report.reason,
+                VipFailed | PromotionFailed | MetadataMasterLost
+            )
+        }) {
             self.farewell = None;
         }
-        if step.event == Event::Tick && !self.has_exited {
+        if let Some(farewell) = self.farewell.as_mut()
+            && step.has_stopped()
+        {
+            farewell.is_said = true;
+        }
+        if step.event == Event::Tick {
             assert!(!self.is_farewell_late(step), "{step:?}");
+            let is_late = |farewell: Farewell| {
+                let by = self.exit_by(farewell);
+                farewell.is_final && farewell.is_said && by <= step.now
+            };
+            assert!(!self.farewell.is_some_and(is_late), "{step:?}");
         }
     }
 
-    fn check_state(&self, step: &Step<'_>) {
+    fn exit_by(&self, farewell: Farewell) -> Timestamp {
+        let by = farewell.stopped.after(EXIT_LIMIT);
+        let released = self.serving.released();
+        released.map_or(by, |at| by.max(at.after(RESIGN_LIMIT)))
+    }
+
+    fn check_exit(&self, step: &Turn<'_>) {
+        let had_nothing = step.before.phase == Phase::Standby;
+        let farewell = self.farewell.filter(|farewell| farewell.is_final);
+        let is_late = farewell.map(|farewell| self.exit_by(farewell) <= step.now);
+        assert!(is_late.is_some(), "{step:?}");
+        let is_said = step.has_stopped() || farewell.is_some_and(|farewell| farewell.is_said);
+        assert!(is_said, "{step:?}");
+        let is_undone = self.serving.is_cleared() || is_late == Some(true);
+        assert!(is_undone, "{step:?}");
+        let may = farewell.is_some_and(|farewell| farewell.is_said);
+        assert!(
+            had_nothing || may || self.may_say_farewell(step),
+            "{step:?}"
+        );
+        assert_ne!(self.serving.wanted, Some(true), "{step:?}");
+    }
+
+    fn check_state(&self, step: &Turn<'_>) {
         let after = &step.after;
         let is_serving = matches!(after.phase, Phase::Promoting | Phase::Active);
         let is_active = after.phase == Phase::Active;
-        assert_eq!(is_serving, self.wanted == Some(true), "{step:?}");
         assert_eq!(is_active, self.is_up, "{step:?}");
-        assert!(!is_active || self.is_confirmed, "{step:?}");
-        // A VIP that is there has not failed.
-        assert!(!is_active || !after.demotion.vip_failure, "{step:?}");
+        // A node that serves has not failed.
+        assert!(!is_active || !has_failed(after), "{step:?}");
         assert!(!is_serving || after.state == State::Master, "{step:?}");
         let is_idle = after.phase == Phase::Standby;
         assert!(!is_idle || after.state != State::Master, "{step:?}");
         let is_leaving = self.farewell.is_some() && !self.has_exited;
-        // Without a link only a farewell and a hold-down have an end to wait for.
-        let is_held = after.demotion.vip_failure && !self.has_exited;
-        let waits = is_leaving || is_held || after.state != State::Init;
+        // Without a link only a farewell, a hold-down and a resignation have an end to wait for.
+        let is_held = has_failed(after) && !self.has_exited;
+        let is_ending = !self.serving.is_cleared() && !self.has_exited;
+        let waits = is_leaving || is_held || is_ending || after.state != State::Init;
         assert_eq!(after.next.is_some(), waits, "{step:?}");
     }
 
     /// Computes from the event when the silence of the master in force has lasted too long (rule E3).
-    fn note_silence(&mut self, step: &Step<'_>) {
+    fn note_silence(&mut self, step: &Turn<'_>) {
         let announced = heard(step.event).filter(|(_, priority, _)| *priority != Priority::BOW_OUT);
         let has_entered = step.reports().next().is_some();
         let hears = self.farewell.is_none();
@@ -408,20 +446,36 @@ impl Checked {
             (self.silence_ends, self.turn) = (None, None);
         } else if let Some((source, priority, arrival)) = announced.filter(|_| hears) {
             (self.followed, self.announced) = (Some(source), Some(priority));
+            self.silent_since = arrival;
             self.silence_ends = Some(arrival.after(self.patience(step, Some(priority))));
             (self.turn, self.has_waited) = (None, false);
         } else if has_entered {
             (self.followed, self.announced) = (None, None);
+            self.silent_since = step.now;
             self.silence_ends = Some(step.now.after(self.patience(step, None)));
             (self.turn, self.has_waited) = (None, false);
+        } else if step.event != Event::Tick {
+            self.note_readiness(step);
         }
         self.note_turn(step);
         let followed = step.after.followed.map(|followed| followed.source);
         assert_eq!(followed, self.followed, "{step:?}");
     }
 
+    /// A backup that is told that it is ready, or is not, has another slot at once (rule M5).
+    fn note_readiness(&mut self, step: &Turn<'_>) {
+        if step.before.demotion.not_ready == step.after.demotion.not_ready {
+            return;
+        }
+        self.possible_since = step.now;
+        if self.silence_ends.is_some() && !self.has_waited {
+            let patience = self.patience(step, self.announced);
+            self.silence_ends = Some(self.silent_since.after(patience));
+        }
+    }
+
     /// Computes from a farewell when our turn comes (rule E4).
-    fn note_turn(&mut self, step: &Step<'_>) {
+    fn note_turn(&mut self, step: &Turn<'_>) {
         let farewell = heard(step.event).filter(|(_, priority, _)| *priority == Priority::BOW_OUT);
         let Some((source, _, arrival)) = farewell else {
             return;
@@ -434,7 +488,20 @@ impl Checked {
         }
     }
 
-    fn patience(&self, step: &Step<'_>, announced: Option<Priority>) -> Duration {
+    /// A standby is told whom it follows, once (rule M6).
+    fn check_following(&self, step: &Turn<'_>) {
+        let is_standby = step.after.phase == Phase::Standby && step.after.state == State::Backup;
+        if is_standby && self.config.service.is_metadata() && self.farewell.is_none() {
+            assert!(
+                self.followed.is_none() || self.told == self.followed,
+                "{step:?}"
+            );
+        }
+        let tells = step.count(|action| matches!(action, Action::FollowMaster { .. }));
+        assert!(tells == 0 || is_standby, "{step:?}");
+    }
+
+    fn patience(&self, step: &Turn<'_>, announced: Option<Priority>) -> Duration {
         // A sleeper that learns of a failed send listens first and is demoted then.
         let own = if step.is_receipt() {
             step.before.priority
@@ -451,12 +518,14 @@ impl Checked {
     }
 }
 
-impl Step<'_> {
+impl Turn<'_> {
     fn reports(&self) -> impl Iterator<Item = Transition> {
         self.actions.iter().filter_map(|action| match action {
             Action::Report(transition) => Some(*transition),
             Action::SendAdvert(_)
             | Action::SetVip { .. }
+            | Action::RunStep { .. }
+            | Action::FollowMaster { .. }
             | Action::AnnounceVip
             | Action::RunHook(_)
             | Action::Exit => None,
@@ -466,6 +535,19 @@ impl Step<'_> {
     fn has_overslept(&self) -> bool {
         self.reports()
             .any(|report| report.reason == Reason::Overslept)
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.reports()
+            .any(|report| report.reason == Reason::Stopped)
+    }
+
+    pub(crate) fn has_taken_over(&self) -> bool {
+        self.reports().any(|report| report.to == State::Master)
+    }
+
+    pub(crate) fn has_exited(&self) -> bool {
+        self.actions.contains(&Action::Exit)
     }
 
     fn position(&self, is_wanted: fn(&Action) -> bool) -> Option<usize> {
@@ -532,7 +614,7 @@ impl Step<'_> {
         let taken_over = from == State::Backup && to == State::Master;
         let given_way = from == State::Master && to == State::Backup;
         // A hold-down that is over ends before anything else is decided.
-        let mine = if self.before.demotion.vip_failure && !self.after.demotion.vip_failure {
+        let mine = if has_failed(&self.before) && !has_failed(&self.after) {
             self.after.priority
         } else {
             self.before.priority
@@ -560,9 +642,16 @@ impl Step<'_> {
             }
             Reason::Overslept => given_way,
             Reason::VipFailed => given_way,
+            Reason::PromotionFailed | Reason::MetadataMasterLost => {
+                given_way && config.service.is_metadata()
+            }
             Reason::Stopped => to == State::Init,
         }
     }
+}
+
+const fn has_failed(status: &NodeStatus) -> bool {
+    status.demotion.vip_failure || status.demotion.promotion_failure
 }
 
 /// ucarp's order of addresses on little-endian machines.

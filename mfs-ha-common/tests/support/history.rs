@@ -52,6 +52,15 @@ pub(crate) enum Happening {
     VipObeys,
     /// It is not.
     VipRefuses,
+    /// The step that was asked for last is done.
+    StepObeys,
+    /// It cannot be done.
+    StepRefuses,
+    /// Somebody answers to a ticket that is this much older.
+    StaleDone(u32),
+    StaleFailed(u32),
+    MasterLost,
+    Readiness(bool),
     Stop,
 }
 
@@ -67,6 +76,7 @@ pub(crate) struct Run {
     pub(crate) node: Checked,
     pub(crate) now: Timestamp,
     pub(crate) wanted: bool,
+    pub(crate) ticket: u32,
     pub(crate) actions: Vec<Action>,
 }
 
@@ -76,6 +86,7 @@ impl Run {
             node: Checked::new(config, BOOTED),
             now: BOOTED,
             wanted: false,
+            ticket: 0,
             actions: Vec::new(),
         }
     }
@@ -127,6 +138,20 @@ impl Run {
             Happening::VipRefuses => Event::VipFailed {
                 present: self.wanted,
             },
+            Happening::StepObeys => Event::StepDone {
+                ticket: self.ticket,
+            },
+            Happening::StepRefuses => Event::StepFailed {
+                ticket: self.ticket,
+            },
+            Happening::StaleDone(age) => Event::StepDone {
+                ticket: self.ticket.wrapping_sub(age),
+            },
+            Happening::StaleFailed(age) => Event::StepFailed {
+                ticket: self.ticket.wrapping_sub(age),
+            },
+            Happening::MasterLost => Event::MetadataMasterLost,
+            Happening::Readiness(ready) => Event::ReadinessChanged { ready },
             Happening::Stop => Event::StopRequested,
         }
     }
@@ -148,6 +173,9 @@ impl Run {
         for action in &self.actions {
             if let Action::SetVip { present } = action {
                 self.wanted = *present;
+            }
+            if let Action::RunStep { ticket, .. } = action {
+                self.ticket = *ticket;
             }
         }
     }

@@ -4,6 +4,9 @@
 //! adverts and of its VIP, then a tick. Every node is supervised (`checked.rs`). Whoever has the VIP is
 //! known by what its interface really has, not by what it says.
 
+#[path = "steps.rs"]
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -13,7 +16,10 @@ use mfs_ha_common::event::Event;
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::NodeConfig;
 use mfs_ha_common::priority::Priority;
+use mfs_ha_common::promotion::Step;
 use mfs_ha_common::time::Timestamp;
+
+pub(crate) use steps::StepFault;
 
 use crate::checked::{self, Checked};
 use crate::ucarp::{Deed, Ucarp, UcarpConfig, UcarpState};
@@ -62,6 +68,8 @@ pub(crate) struct Conditions {
     pub(crate) wake_up_max: Duration,
     /// From a request to the VIP's being there or gone.
     pub(crate) vip_step: (Duration, Duration),
+    /// How long a step of promotion or resignation takes.
+    pub(crate) step: (Duration, Duration),
 }
 
 impl Conditions {
@@ -73,6 +81,7 @@ impl Conditions {
         duplicate_percent: 0,
         wake_up_max: Duration::from_micros(500),
         vip_step: (Duration::from_micros(100), Duration::from_millis(2)),
+        step: (Duration::from_millis(1), Duration::from_millis(50)),
     };
 }
 
@@ -93,6 +102,16 @@ enum Occurrence {
         life: u32,
         request: u32,
     },
+    StepEnd {
+        of: Id,
+        life: u32,
+        step: Step,
+        ticket: u32,
+    },
+    Ready {
+        of: Id,
+        life: u32,
+    },
     Deed {
         of: Id,
         life: u32,
@@ -112,6 +131,7 @@ enum Mind {
         facts: Vec<Event>,
         request: u32,
         wants_vip: bool,
+        ticket: u32,
     },
     Ucarp(Ucarp),
     Gone,
@@ -134,6 +154,9 @@ struct Member {
     is_frozen: bool,
     has_vip: bool,
     vip_fails: bool,
+    has_master: bool,
+    downloads_in_vain: bool,
+    step_fault: Option<StepFault>,
     losses: BTreeMap<Ipv4, u8>,
 }
 
@@ -196,6 +219,9 @@ impl World {
             is_frozen: false,
             has_vip: false,
             vip_fails: false,
+            has_master: false,
+            downloads_in_vain: false,
+            step_fault: None,
             losses: BTreeMap::new(),
         });
         self.members.len() - 1
@@ -208,18 +234,21 @@ impl World {
         let member = &mut self.members[id];
         member.life += 1;
         member.is_frozen = false;
+        // The service manager takes away what an earlier daemon left.
+        member.has_master = false;
         member.mind = match member.make {
             Make::Ucarp(config) => Mind::Ucarp(Ucarp::new(config, now)),
             Make::Node(config) => Mind::Node {
                 node: Checked::new(config, now),
                 inbox: Vec::new(),
                 facts: if member.has_link {
-                    vec![Event::LinkUp]
+                    vec![Event::ReadinessChanged { ready: true }, Event::LinkUp]
                 } else {
-                    Vec::new()
+                    vec![Event::ReadinessChanged { ready: true }]
                 },
                 request: 0,
                 wants_vip: false,
+                ticket: 0,
             },
         };
         self.schedule_turn(id);
@@ -229,6 +258,7 @@ impl World {
     pub(crate) fn crash(&mut self, id: Id) {
         self.note(id, "crashes");
         self.members[id].mind = Mind::Gone;
+        self.members[id].has_master = false;
         self.set_vip(id, false);
     }
 
@@ -404,6 +434,13 @@ impl World {
             } => self.arrive(to, source, priority),
             Occurrence::Turn { of } => self.turn(of),
             Occurrence::VipStep { of, life, request } => self.vip_step(of, life, request),
+            Occurrence::StepEnd {
+                of,
+                life,
+                step,
+                ticket,
+            } => self.step_end(of, life, step, ticket),
+            Occurrence::Ready { of, life } => self.become_ready(of, life),
             Occurrence::Deed { of, life, deed } => {
                 if self.members[of].life == life && self.is_running(of) {
                     self.carry_out(of, deed);
@@ -513,8 +550,11 @@ impl World {
             Action::Exit => {
                 self.note(id, "has left");
                 self.members[id].mind = Mind::Gone;
+                self.members[id].has_master = false;
                 self.set_vip(id, false);
             }
+            Action::RunStep { step, ticket } => self.run_step(id, step, ticket),
+            Action::FollowMaster { source } => self.follow(id, source),
             Action::AnnounceVip | Action::RunHook(_) => {}
         }
     }

@@ -4,6 +4,7 @@
 
 mod files;
 mod host;
+mod moosefs;
 mod network;
 
 use std::fmt;
@@ -187,6 +188,7 @@ pub async fn examine(path: &Path, system: &System, probes: &Probes) -> Report {
     files::hooks(&config, &mut report);
     let holder = files::instance(&config, &mut report);
     files::pins(&config, system, holder, &mut report);
+    moosefs::examine(&config, holder != Holder::Nobody, &mut report);
     network::examine(&config, probes, holder != Holder::Nobody, &mut report).await;
     report
 }

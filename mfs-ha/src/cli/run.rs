@@ -35,6 +35,9 @@ pub struct RunArgs {
 pub async fn run(args: &RunArgs) -> Result<(), Failure> {
     let config = Arc::new(Config::load(&args.config).exit_with(Exit::Usage)?);
     privileges::require().exit_with(Exit::NotPermitted)?;
+    if config.moosefs.is_some() {
+        privileges::require_for_metadata().exit_with(Exit::NotPermitted)?;
+    }
     // No core dump shows the password.
     nix::sys::prctl::set_dumpable(false)
         .context("keep the memory out of core dumps")
@@ -85,6 +88,7 @@ fn refused_ground(error: GroundError) -> Failure {
         GroundError::Attach(AttachError::Occupied { .. }) => Exit::InUse,
         GroundError::Attach(_)
         | GroundError::Bpf(_)
+        | GroundError::Metadata(_)
         | GroundError::Netlink(_)
         | GroundError::StaleVip(_) => Exit::Failure,
     };

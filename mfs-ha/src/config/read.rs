@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::section::{Placed, Problems, Refusal, Section, boolean, integer, text};
 use super::{
     Carp, Config, Hooks, PEERS_MAX, RepeatedCounter, Scheduling, TrailingBytes, Vip, Xdp, XdpMode,
-    is_instance_name, socket_path,
+    is_instance_name, moosefs, socket_path,
 };
 
 /// `sun_path` of a unix socket holds 108 bytes with its final NUL.
@@ -18,7 +18,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const XPARAM_BYTES_MAX: usize = 4096;
 
 /// Every table and its keys, as the messages about unknown keys list them.
-pub(super) const KEYS: [(&str, &[&str]); 5] = [
+pub(super) const KEYS: [(&str, &[&str]); 7] = [
     (
         "",
         &[
@@ -32,6 +32,7 @@ pub(super) const KEYS: [(&str, &[&str]); 5] = [
             "hooks",
             "xdp",
             "scheduling",
+            "moosefs",
         ],
     ),
     (
@@ -55,6 +56,8 @@ pub(super) const KEYS: [(&str, &[&str]); 5] = [
     ("hooks", &["up", "down", "xparam", "timeout_ms"]),
     ("xdp", &["mode"]),
     ("scheduling", &["realtime"]),
+    ("moosefs", moosefs::KEYS),
+    ("moosefs.services", moosefs::SERVICE_KEYS),
 ];
 
 /// What ucarp calls things that this file calls otherwise.
@@ -114,8 +117,16 @@ pub(super) fn document(table: &DeTable<'_>, problems: &Problems<'_>) -> Option<C
     let hooks = read_hooks(&mut root);
     let xdp = read_xdp(&mut root);
     let scheduling = read_scheduling(&mut root);
+    let moosefs = moosefs::read(&mut root, problems, explain_unknown);
     root.finish(explain_unknown);
 
+    if moosefs.is_some() && carp.as_ref().is_some_and(|carp| carp.preempt) {
+        problems.add(
+            "`carp.preempt` is true and there is [moosefs]: a node that comes back would replace a master \
+             that serves, with metadata of an earlier time; set it to false"
+                .to_owned(),
+        );
+    }
     check_source(source.as_ref(), vip.as_ref(), &peers, problems);
     let instance = instance.map_or_else(|| "default".to_owned(), |instance| instance.value);
     Some(Config {
@@ -129,6 +140,7 @@ pub(super) fn document(table: &DeTable<'_>, problems: &Problems<'_>) -> Option<C
         hooks,
         xdp,
         scheduling,
+        moosefs,
     })
 }
 
@@ -505,10 +517,8 @@ fn advert_destination(value: &DeValue<'_>, broadcast: bool) -> Result<Ipv4Addr, 
 
 /// Says what the writer of an unknown key may have meant.
 fn explain_unknown(section: &str, key: &str) -> String {
-    if section.is_empty() && matches!(key, "moosefs" | "quorum") {
-        return "this version is a plain CARP daemon (VIP and hooks) and does not drive MooseFS \
-                or a quorum; remove it"
-            .to_owned();
+    if section.is_empty() && key == "quorum" {
+        return "this version elects by CARP only and knows no quorum; remove it".to_owned();
     }
     if let Some(meant) = closest(section, key) {
         return format!("did you mean `{meant}`?");

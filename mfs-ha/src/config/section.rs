@@ -132,6 +132,45 @@ impl<'t, 'p> Section<'t, 'p> {
         }
     }
 
+    /// Says whether the table stands in the file.
+    pub(super) fn is_present(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// Opens each table of the array of tables `key`; messages call them `path`.
+    pub(super) fn tables(&mut self, key: &'static str, path: &'static str) -> Vec<Placed<Self>> {
+        let Some(list) = self.find(key) else {
+            return Vec::new();
+        };
+        let elements = if let DeValue::Array(elements) = list.get_ref() {
+            elements.iter().collect()
+        } else {
+            vec![list]
+        };
+        let mut tables = Vec::new();
+        for element in elements {
+            let offset = element.span().start;
+            let DeValue::Table(table) = element.get_ref() else {
+                self.problems.add_at(
+                    offset,
+                    format!(
+                        "`{path}` is {}: expected tables, each written as [[{path}]]",
+                        Shown(element)
+                    ),
+                );
+                continue;
+            };
+            let value = Self {
+                problems: self.problems,
+                name: path,
+                table: Some(table),
+                taken: Vec::new(),
+            };
+            tables.push(Placed { value, offset });
+        }
+        tables
+    }
+
     /// Takes the value of `key`; `None` when it is missing or was refused (then with a problem).
     pub(super) fn take<T>(
         &mut self,

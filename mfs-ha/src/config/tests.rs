@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::read::{KEYS, UCARP_NAMES};
 use super::*;
 
@@ -109,6 +111,7 @@ fn the_minimal_configuration_has_the_documented_defaults() {
                 mode: XdpMode::Auto
             },
             scheduling: Scheduling { realtime: true },
+            moosefs: None,
         }
     );
     assert_eq!(config.socket_path(), Path::new("/run/mfs-ha/default.sock"));
@@ -129,7 +132,7 @@ password_file = "/etc/secret"
 advbase = 0
 advskew = 10
 deadratio = 5
-preempt = true
+preempt = false
 neutral = true
 ignore_link_state = true
 multicast_group = "10.1.255.255"
@@ -146,6 +149,21 @@ timeout_ms = 100
 mode = "generic"
 [scheduling]
 realtime = false
+[moosefs]
+master_config = "/etc/m.cfg"
+metalogger_config = "/etc/l.cfg"
+master_program = "/opt/mfsmaster"
+metalogger_program = "/opt/mfsmetalogger"
+stage_timeout_ms = 1000
+start_timeout_ms = 2000
+probe_interval_ms = 300
+probe_timeout_ms = 400
+archive_keep = 3
+archive_days = 5
+[[moosefs.services]]
+name = "cgi"
+start = ["/usr/sbin/mfscgiserv", "start"]
+stop = ["/usr/sbin/mfscgiserv", "stop"]
 "#;
 
 #[test]
@@ -169,7 +187,7 @@ fn every_key_is_read() {
                 advbase: 0,
                 advskew: 10,
                 deadratio: 5,
-                preempt: true,
+                preempt: false,
                 neutral: true,
                 ignore_link_state: true,
                 multicast_group: Ipv4Addr::new(10, 1, 255, 255),
@@ -188,6 +206,23 @@ fn every_key_is_read() {
                 mode: XdpMode::Generic
             },
             scheduling: Scheduling { realtime: false },
+            moosefs: Some(MooseFs {
+                master_config: "/etc/m.cfg".into(),
+                metalogger_config: "/etc/l.cfg".into(),
+                master_program: "/opt/mfsmaster".into(),
+                metalogger_program: "/opt/mfsmetalogger".into(),
+                stage_timeout: Duration::from_secs(1),
+                start_timeout: Duration::from_secs(2),
+                probe_interval: Duration::from_millis(300),
+                probe_timeout: Duration::from_millis(400),
+                archive_keep: 3,
+                archive_age: Duration::from_secs(5 * 24 * 3600),
+                services: vec![ServiceConfig {
+                    name: "cgi".into(),
+                    start: vec!["/usr/sbin/mfscgiserv".into(), "start".into()],
+                    stop: vec!["/usr/sbin/mfscgiserv".into(), "stop".into()],
+                }],
+            }),
         }
     );
 }
@@ -475,12 +510,46 @@ const REFUSED: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "moosefs.data = 1",
-        &["unknown key `moosefs`", "plain CARP daemon", "remove it"],
+        "quorum.voters = 1",
+        &["unknown key `quorum`", "by CARP only", "remove it"],
     ),
     (
-        "quorum.voters = 1",
-        &["unknown key `quorum`", "plain CARP daemon", "remove it"],
+        "moosefs.master_confg = 1",
+        &[
+            "unknown key `moosefs.master_confg`",
+            "did you mean `moosefs.master_config`?",
+        ],
+    ),
+    (
+        "moosefs.master_config = \"mfsmaster.cfg\"",
+        &[
+            "`moosefs.master_config` is \"mfsmaster.cfg\"",
+            "beginning with /",
+        ],
+    ),
+    (
+        "moosefs.start_timeout_ms = 5",
+        &["`moosefs.start_timeout_ms` is 5", "from 100 to 3600000"],
+    ),
+    (
+        "moosefs.archive_keep = 0",
+        &["`moosefs.archive_keep` is 0", "from 1 to 10000"],
+    ),
+    (
+        "moosefs.services = 5",
+        &["`moosefs.services` is 5", "[[moosefs.services]]"],
+    ),
+    (
+        "moosefs.services = [{ name = \"cgi\" }]",
+        &["`moosefs.services.start` is missing", "absolute path"],
+    ),
+    (
+        "moosefs.services = [{ name = \"cgi\", start = [\"mfscgiserv\"] }]",
+        &["`moosefs.services.start` is an array", "beginning with /"],
+    ),
+    (
+        "moosefs.services = [{ name = \"cgi\", start = [\"/usr/sbin/mfscgiserv\"], user = 1 }]",
+        &["unknown key `moosefs.services.user`", "name, start, stop"],
     ),
 ];
 
@@ -552,7 +621,7 @@ fn values_at_the_edges_are_accepted() {
 fn all_problems_come_at_once_in_the_order_of_the_file() {
     let text = r#"interface = "eth 0"
 vip = "10.0.0.100"
-moosefs = 1
+quorum = 1
 [carp]
 vhid = 0
 vhdi = 1
@@ -564,7 +633,7 @@ advskew = 300
     let starts = [
         "test.toml:1:13: `interface` is \"eth 0\"",
         "test.toml:2:7: `vip` is \"10.0.0.100\"",
-        "test.toml:3:1: unknown key `moosefs`",
+        "test.toml:3:1: unknown key `quorum`",
         "test.toml:5:8: `carp.vhid` is 0",
         "test.toml:6:1: unknown key `carp.vhdi`",
         "test.toml:7:11: `carp.advskew` is 300",
@@ -577,6 +646,18 @@ advskew = 300
             "{line:?} does not start with {start:?}"
         );
     }
+}
+
+#[test]
+fn preempt_does_not_go_with_metadata() {
+    let preempt = with("carp.preempt = true");
+    assert!(parse(&preempt).unwrap().carp.preempt);
+    let found = problems(&format!("{preempt}[moosefs]\n"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].text.contains("`carp.preempt` is true"),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -704,7 +785,10 @@ fn the_packaged_example_shows_every_key_with_its_default() {
     let all: String = text
         .lines()
         .map(|line| match line.strip_prefix("#") {
-            Some(setting) if !setting.starts_with(' ') && setting.contains(" = ") => {
+            Some(setting)
+                if setting.starts_with('[')
+                    || (!setting.starts_with(' ') && setting.contains(" = ")) =>
+            {
                 format!("{setting}\n")
             }
             _ => format!("{line}\n"),
@@ -721,10 +805,18 @@ fn the_packaged_example_shows_every_key_with_its_default() {
     assert_eq!(config.instance, defaults.instance);
     assert_eq!(config.xdp, defaults.xdp);
     assert_eq!(config.scheduling, defaults.scheduling);
+    let moosefs = MooseFs {
+        services: Vec::new(),
+        ..config.moosefs.unwrap()
+    };
+    let without_keys = parse(&format!("{MINIMAL}[moosefs]\n")).unwrap();
+    assert_eq!(Some(moosefs), without_keys.moosefs);
     for key in KEYS.iter().flat_map(|(_, keys)| *keys) {
         assert!(
             all.lines().any(|line| {
-                line.starts_with(&format!("{key} = ")) || line == format!("[{key}]")
+                line.starts_with(&format!("{key} = "))
+                    || line == format!("[{key}]")
+                    || line == format!("[[moosefs.{key}]]")
             }),
             "the example does not show `{key}`"
         );

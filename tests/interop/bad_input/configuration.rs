@@ -165,13 +165,13 @@ fn all_mistakes_come_at_once_and_odd_files_are_named() {
     let path = |name: &str| topology.directory().join(name);
     fs::write(
         path("three.toml"),
-        "vip = \"10.77.0.100\"\nmoosefs = 1\n[carp]\nvhid = 0\n",
+        "vip = \"10.77.0.100\"\nquorum = 1\n[carp]\nvhid = 0\n",
     )
     .unwrap();
     let three = run(node, &[], &path("three.toml"));
     let wanted = [
         "three.toml:1:7: `vip` is ",
-        "three.toml:2:1: unknown key `moosefs`",
+        "three.toml:2:1: unknown key `quorum`",
         "three.toml:4:8: `carp.vhid` is 0",
         "three.toml: `interface` is missing",
         "three.toml: `carp.password_file` is missing",

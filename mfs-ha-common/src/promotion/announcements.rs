@@ -1,50 +1,8 @@
-//! "Am I serving?" The way from mastership to service and back.
-//!
-//! Without metadata to promote, serving means having the VIP: promoting is one step, adding it, and
-//! resigning is one step, removing it. Master does not mean active.
-//!
-//! ```text
-//! Standby ── master ──▶ Promoting ── VIP is there ──▶ Active
-//!    ▲                      │                            │
-//!    └── VIP is gone ── Resigning ◀── not master ────────┘
-//! ```
+//! When gratuitous ARPs are due (rule E9).
 
 use core::time::Duration;
 
 use crate::time::Timestamp;
-
-/// How far this node is in serving.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// Does not serve.
-    #[default]
-    Standby,
-    /// Takes the VIP.
-    Promoting,
-    /// Serves.
-    Active,
-    /// Gives the VIP up.
-    Resigning,
-}
-
-impl Phase {
-    /// Returns the name that status and log use.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Standby => "standby",
-            Self::Promoting => "promoting",
-            Self::Active => "active",
-            Self::Resigning => "resigning",
-        }
-    }
-}
-
-/// How long a new master waits for its VIP before it leaves the mastership to others.
-pub const PROMOTE_LIMIT: Duration = Duration::from_secs(3);
-
-/// How long a leaving node waits for its VIP to be gone before it says farewell all the same.
-pub const RESIGN_LIMIT: Duration = Duration::from_millis(200);
 
 /// Own adverts between the announcement at takeover and the next one (as ucarp).
 const ADVERTS_BETWEEN: u8 = 2;

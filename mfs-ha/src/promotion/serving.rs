@@ -1,0 +1,51 @@
+//! While this node serves: does its mfsmaster live?
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Metadata;
+use crate::moosefs::process::probe;
+
+/// Probes in a row without an answer after which mfsmaster counts as hanging: one may fall into a
+/// moment when all connections are taken.
+const SILENT_PROBES_MAX: u32 = 2;
+
+impl Metadata {
+    /// Waits until mfsmaster has died or hangs, and says how. Cancel-safe.
+    pub(super) async fn watch_master(&mut self) -> String {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.client_port));
+        let interval = self.config.probe_interval;
+        let limit = self.config.probe_timeout;
+        let Some(running) = &mut self.running else {
+            return "it does not run".to_owned();
+        };
+        let reason = tokio::select! {
+            exit = running.exited() => format!("it ended: {exit}"),
+            error = hangs(address, interval, limit) => format!("it hangs: {error}"),
+        };
+        self.is_lost = true;
+        reason
+    }
+}
+
+/// Waits until a probe was not answered several times in a row.
+async fn hangs(address: SocketAddr, every: Duration, limit: Duration) -> probe::ProbeError {
+    let mut silent = 0;
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match probe::probe(address, limit).await {
+            Ok(_) => silent = 0,
+            Err(error) => {
+                silent += 1;
+                tracing::warn!(%error, "mfsmaster does not answer");
+                if silent >= SILENT_PROBES_MAX {
+                    return error;
+                }
+            }
+        }
+    }
+}
