@@ -9,6 +9,7 @@
 
 pub mod judge;
 pub mod net;
+pub mod oracle;
 pub mod requirements;
 pub mod scenario;
 pub mod software;

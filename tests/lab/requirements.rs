@@ -4,7 +4,7 @@ use std::env;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// Tools that every topology needs, all from iproute2, util-linux and coreutils.
 pub const BASE_TOOLS: &[&str] = &["ip", "nsenter", "setpriv", "chrt", "timeout"];
@@ -73,21 +73,32 @@ pub fn mfs_ha_binary() -> Result<PathBuf> {
         }
         return Ok(path);
     }
+    beside_this(
+        "mfs-ha",
+        "build the daemon with `cargo build -p mfs-ha` (same profile and target directory) or name it in MFS_HA_BIN",
+    )
+}
+
+/// Where the lab's own program is: beside this executable in the target directory, or this one itself.
+///
+/// # Errors
+/// When there is none; the message names the command that builds it.
+pub fn lab_binary() -> Result<PathBuf> {
+    beside_this(
+        "lab",
+        "build it with `cargo build -p mfs-ha-tests` (same profile and target directory)",
+    )
+}
+
+/// A test executable lies in `<profile>/deps`, the lab's own program in `<profile>`.
+fn beside_this(name: &str, remedy: &str) -> Result<PathBuf> {
     let this = env::current_exe()?;
-    // A test executable lies in <profile>/deps, the lab's own program in <profile>.
-    let found = this
-        .ancestors()
+    this.ancestors()
         .skip(1)
         .take(2)
-        .map(|directory| directory.join("mfs-ha"))
-        .find(|candidate| is_executable(candidate));
-    match found {
-        Some(path) => Ok(path),
-        None => bail!(
-            "no mfs-ha daemon beside {}; build it with `cargo build -p mfs-ha` (same profile and target directory) or name it in MFS_HA_BIN",
-            this.display()
-        ),
-    }
+        .map(|directory| directory.join(name))
+        .find(|candidate| is_executable(candidate))
+        .with_context(|| format!("no program {name} beside {}; {remedy}", this.display()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::judge::address_log::AddressLog;
 use crate::judge::analysis::Observations;
 use crate::judge::prober::{PROBE_INTERVAL, Prober};
 use crate::net::addresses::{AddressWatch, holds};
-use crate::net::topology::Topology;
+use crate::net::topology::{Shape, Topology};
 use crate::wait::wait_until;
 use crate::{VIP, judge::wire::Sniffer};
 
@@ -28,20 +28,20 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Builds a segment of `nodes` nodes and begins to watch it.
+    /// Builds a segment and begins to watch it.
     ///
     /// # Errors
     /// When the machine lacks something, or a part cannot be made.
-    pub fn new(nodes: usize) -> Result<Self> {
-        Self::with_probe_interval(nodes, PROBE_INTERVAL)
+    pub fn new(shape: impl Into<Shape>) -> Result<Self> {
+        Self::with_probe_interval(shape, PROBE_INTERVAL)
     }
 
     /// As [`Self::new`], with another grid for the prober.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn with_probe_interval(nodes: usize, interval: Duration) -> Result<Self> {
-        let topology = Topology::new(nodes)?;
+    pub fn with_probe_interval(shape: impl Into<Shape>, interval: Duration) -> Result<Self> {
+        let topology = Topology::new(shape)?;
         let namespaces: Vec<_> = topology
             .nodes()
             .iter()

@@ -14,15 +14,17 @@ use mfs_ha_lab::VIP;
 use mfs_ha_lab::judge::prober::{PROBE_INTERVAL, Prober};
 use mfs_ha_lab::net::addresses::holds;
 use mfs_ha_lab::net::netns::{Namespace, processes_where, remove_all, remove_tree};
-use mfs_ha_lab::net::topology::{Node, Topology};
+use mfs_ha_lab::net::topology::{Node, Shape, Topology};
 use mfs_ha_lab::requirements::require_root;
 use mfs_ha_lab::software::mfsha::{configuration_path, status_of};
 use mfs_ha_lab::software::ucarp::{UcarpState, state_in_log};
-use mfs_ha_lab::software::{Daemon, Software, write_file};
+use mfs_ha_lab::software::{Daemon, Software, moosefs, write_file};
 use mfs_ha_lab::wait::{end_waits_on_signals, observe_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::persistent_moosefs;
 
 const PREFIX: &str = "mfs-ha-lab";
 const DIRECTORY: &str = "/run/mfs-ha-lab";
@@ -32,22 +34,69 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// How long `status` listens for owners.
 const LISTEN: Duration = Duration::from_millis(300);
 
+/// What is to be up.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    nodes: usize,
+    software: Software,
+    /// Whether the nodes are in charge of MooseFS, with chunkservers and a client beside them.
+    moosefs: bool,
+}
+
+impl Plan {
+    /// Three nodes with MooseFS.
+    pub(crate) const MOOSEFS: Self = Self {
+        nodes: 3,
+        software: Software::MfsHa,
+        moosefs: true,
+    };
+
+    /// Nothing but a VIP.
+    pub(crate) fn plain(nodes: usize, software: Software) -> Self {
+        Self {
+            nodes,
+            software,
+            moosefs: false,
+        }
+    }
+
+    fn shape(self) -> Shape {
+        if self.moosefs {
+            moosefs::SHAPE
+        } else {
+            Shape::from(self.nodes)
+        }
+    }
+
+    fn name(self) -> &'static str {
+        if self.moosefs {
+            "mfs-ha with MooseFS"
+        } else {
+            self.software.name()
+        }
+    }
+}
+
 /// What `up` leaves for the other commands.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
-    nodes: usize,
-    software: Software,
+    plan: Plan,
+    /// The process of the client's mount.
+    mount: Option<i32>,
 }
 
-pub(crate) fn up(nodes: usize, software: Software) -> Result<ExitCode> {
+pub(crate) fn up(plan: Plan) -> Result<ExitCode> {
     require_root()?;
-    software.check_installed()?;
+    plan.software.check_installed()?;
+    if plan.moosefs {
+        moosefs::check_installed()?;
+    }
     let _lock = lock()?;
     if let Some(state) = read_state()? {
         println!(
             "the lab is already up: {} on {} nodes (`cargo xtask lab status` shows it)",
-            state.software.name(),
-            state.nodes
+            state.plan.name(),
+            state.plan.nodes
         );
         return Ok(ExitCode::SUCCESS);
     }
@@ -55,7 +104,7 @@ pub(crate) fn up(nodes: usize, software: Software) -> Result<ExitCode> {
     remove_all(&format!("{PREFIX}-"))?;
     remove_tree(Path::new(DIRECTORY))?;
     end_waits_on_signals()?;
-    if let Err(error) = build(nodes, software) {
+    if let Err(error) = build(plan) {
         let logs = collect_logs();
         down_locked().context("remove the half-built lab")?;
         return Err(error.context(logs));
@@ -63,15 +112,20 @@ pub(crate) fn up(nodes: usize, software: Software) -> Result<ExitCode> {
     status(false)
 }
 
-fn build(nodes: usize, software: Software) -> Result<()> {
+fn build(plan: Plan) -> Result<()> {
     fs::DirBuilder::new()
         .mode(0o700)
         .create(DIRECTORY)
         .with_context(|| format!("make {DIRECTORY}"))?;
-    let topology = Topology::persistent(PREFIX, Path::new(DIRECTORY), nodes)?;
+    let topology = Topology::persistent(PREFIX, Path::new(DIRECTORY), plan.shape())?;
     let mut daemons = Vec::new();
-    for node in topology.nodes() {
-        daemons.push(Daemon::start(&topology, node.index, software, true)?);
+    let mut mount = None;
+    if plan.moosefs {
+        mount = Some(persistent_moosefs::build(&topology)?);
+    } else {
+        for node in topology.nodes() {
+            daemons.push(Daemon::start(&topology, node.index, plan.software, true)?);
+        }
     }
     wait_until("exactly one node to answer for the VIP", SETTLE, || {
         for daemon in &mut daemons {
@@ -79,7 +133,7 @@ fn build(nodes: usize, software: Software) -> Result<()> {
         }
         Ok((owners(&topology)?.len() == 1).then_some(()))
     })?;
-    let state = serde_json::to_string(&State { nodes, software }).context("write the state")?;
+    let state = serde_json::to_string(&State { plan, mount }).context("write the state")?;
     write_file(&state_path(), 0o600, &state)
 }
 
@@ -117,7 +171,8 @@ pub(crate) fn status(as_json: bool) -> Result<ExitCode> {
         );
         return Ok(ExitCode::FAILURE);
     };
-    let topology = Topology::attach(PREFIX, Path::new(DIRECTORY), state.nodes)?;
+    let plan = state.plan;
+    let topology = Topology::attach(PREFIX, Path::new(DIRECTORY), plan.shape())?;
     for namespace in topology.nodes().iter().map(|node| &node.namespace) {
         if !namespace.exists() {
             bail!(
@@ -130,20 +185,35 @@ pub(crate) fn status(as_json: bool) -> Result<ExitCode> {
     let nodes: Vec<Value> = topology
         .nodes()
         .iter()
-        .map(|node| describe(node, state.software))
+        .map(|node| {
+            let mut found = describe(node, plan.software)?;
+            if plan.moosefs {
+                let moosefs = persistent_moosefs::describe_node(&topology, node.index)?;
+                found["moosefs"] = moosefs;
+            }
+            Ok(found)
+        })
         .collect::<Result<_>>()?;
+    let hosts = state
+        .mount
+        .map(|mount| persistent_moosefs::describe_hosts(&topology, mount))
+        .transpose()?;
     let document = json!({
         "up": true,
-        "software": state.software,
+        "software": plan.name(),
         "directory": DIRECTORY,
         "vip": VIP.to_string(),
         "answering": owners,
         "nodes": nodes,
+        "hosts": hosts,
     });
     if as_json {
         println!("{document:#}");
     } else {
         print_table(&document);
+        if plan.moosefs {
+            persistent_moosefs::print_tables(&document["nodes"], &document["hosts"]);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -271,15 +341,22 @@ pub(crate) fn exec(node: &str, command: &[String]) -> Result<ExitCode> {
     let Some(state) = read_state()? else {
         bail!("the lab is not up; `cargo xtask lab up` starts it");
     };
-    let known: Vec<String> = (1..=state.nodes)
+    let topology = Topology::attach(PREFIX, Path::new(DIRECTORY), state.plan.shape())?;
+    let known: Vec<String> = (1..=state.plan.nodes)
         .map(|index| format!("n{index}"))
+        .chain(topology.hosts().iter().map(|host| host.name.to_owned()))
         .chain(["ob".to_owned(), "sw".to_owned()])
         .collect();
     if !known.iter().any(|name| name == node) {
         bail!("no node {node}; there are {}", known.join(", "));
     }
     let namespace = Namespace::existing(&format!("{PREFIX}-{node}"));
-    let Some((program, arguments)) = command.split_first() else {
+    let mut words = match state.mount {
+        Some(mount) if node == moosefs::CLIENT => persistent_moosefs::enter_mount(mount),
+        _ => Vec::new(),
+    };
+    words.extend_from_slice(command);
+    let Some((program, arguments)) = words.split_first() else {
         bail!("no command given");
     };
     let error = namespace.command(program).args(arguments).exec();

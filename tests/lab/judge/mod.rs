@@ -2,5 +2,7 @@
 
 pub mod address_log;
 pub mod analysis;
+pub mod ports;
 pub mod prober;
+pub mod segment;
 pub mod wire;

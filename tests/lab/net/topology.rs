@@ -1,4 +1,4 @@
-//! One Ethernet segment: a bridge in a namespace of its own, nodes n1..nN and an observer.
+//! One Ethernet segment: a bridge in a namespace of its own, nodes n1..nN, hosts and an observer.
 //!
 //! Not responsible for what runs on the nodes, except that nothing survives a topology that is dropped.
 
@@ -20,8 +20,12 @@ use crate::requirements::{BASE_TOOLS, require_root, require_tools};
 use crate::wait::wait_until;
 use crate::{PREFIX_LENGTH, VIP};
 
-/// Node addresses end in 1..=99, the VIP in 100, the judge's in 200 and above.
+/// Node addresses end in 1..=99, the VIP in 100, those of hosts in 101..=199, the judge's in 200 and above.
 pub const NODES_MAX: usize = 99;
+/// As many hosts as there are addresses for.
+pub const HOSTS_MAX: usize = 99;
+/// The first host's last octet.
+const HOST_FIRST: u8 = 101;
 /// Start of the name of a directory that is kept for inspection.
 const KEPT: &str = "mfs-ha-lab-kept-";
 /// Last octet of the observer's own address.
@@ -35,6 +39,39 @@ pub struct Node {
     /// Where its processes run.
     pub namespace: Namespace,
     /// Ethernet address of its eth0, the same after [`Topology::recreate_interface`].
+    pub mac: Mac,
+    /// IPv4 address of its eth0.
+    pub address: Ipv4Addr,
+}
+
+/// What stands on a segment. A plain number means so many nodes and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    nodes: usize,
+    hosts: &'static [&'static str],
+}
+
+impl Shape {
+    /// So many nodes, and hosts of these names, which must differ from those of nodes (`n1`, …), `ob` and `sw`.
+    pub const fn with_hosts(nodes: usize, hosts: &'static [&'static str]) -> Self {
+        Self { nodes, hosts }
+    }
+}
+
+impl From<usize> for Shape {
+    fn from(nodes: usize) -> Self {
+        Self::with_hosts(nodes, &[])
+    }
+}
+
+/// A machine of the segment that is no candidate for the VIP: a file server, a client.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its name within the lab.
+    pub name: &'static str,
+    /// Where its processes run.
+    pub namespace: Namespace,
+    /// Ethernet address of its eth0.
     pub mac: Mac,
     /// IPv4 address of its eth0.
     pub address: Ipv4Addr,
@@ -56,6 +93,7 @@ pub struct Topology {
     switch: Namespace,
     observer: Namespace,
     nodes: Vec<Node>,
+    hosts: Vec<Host>,
     lifetime: Lifetime,
 }
 
@@ -64,7 +102,7 @@ impl Topology {
     ///
     /// # Errors
     /// When the machine lacks something, or a namespace or link cannot be made.
-    pub fn new(nodes: usize) -> Result<Self> {
+    pub fn new(shape: impl Into<Shape>) -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         static SWEEP: Once = Once::new();
         require_root()?;
@@ -81,7 +119,7 @@ impl Topology {
         let lifetime = Lifetime::Ephemeral {
             keep_directory: Cell::new(std::env::var_os("MFS_HA_KEEP_LOGS").is_some()),
         };
-        let topology = Self::handle(&prefix, directory, nodes, lifetime)?;
+        let topology = Self::handle(&prefix, directory, shape.into(), lifetime)?;
         topology.build()?;
         Ok(topology)
     }
@@ -90,10 +128,10 @@ impl Topology {
     ///
     /// # Errors
     /// As [`Self::new`]; what was built so far is removed again.
-    pub fn persistent(prefix: &str, directory: &Path, nodes: usize) -> Result<Self> {
+    pub fn persistent(prefix: &str, directory: &Path, shape: impl Into<Shape>) -> Result<Self> {
         require_root()?;
         require_tools(BASE_TOOLS)?;
-        let topology = Self::attach(prefix, directory, nodes)?;
+        let topology = Self::attach(prefix, directory, shape)?;
         if let Err(error) = topology.build() {
             topology.remove()?;
             return Err(error);
@@ -104,12 +142,23 @@ impl Topology {
     /// A handle on a persistent segment. Nothing is checked or built.
     ///
     /// # Errors
-    /// When the number of nodes is out of range.
-    pub fn attach(prefix: &str, directory: &Path, nodes: usize) -> Result<Self> {
-        Self::handle(prefix, directory.to_owned(), nodes, Lifetime::Persistent)
+    /// When the number of nodes or hosts is out of range.
+    pub fn attach(prefix: &str, directory: &Path, shape: impl Into<Shape>) -> Result<Self> {
+        Self::handle(
+            prefix,
+            directory.to_owned(),
+            shape.into(),
+            Lifetime::Persistent,
+        )
     }
 
-    fn handle(prefix: &str, directory: PathBuf, nodes: usize, lifetime: Lifetime) -> Result<Self> {
+    fn handle(prefix: &str, directory: PathBuf, shape: Shape, lifetime: Lifetime) -> Result<Self> {
+        let Shape { nodes, hosts } = shape;
+        ensure!(
+            hosts.len() <= HOSTS_MAX,
+            "a lab has at most {HOSTS_MAX} hosts, not {}",
+            hosts.len()
+        );
         ensure!(
             (1..=NODES_MAX).contains(&nodes),
             "a lab has 1 to {NODES_MAX} nodes, not {nodes}"
@@ -125,12 +174,23 @@ impl Topology {
                 })
             })
             .collect::<Result<_>>()?;
+        let hosts = hosts
+            .iter()
+            .zip(HOST_FIRST..)
+            .map(|(name, octet)| Host {
+                name,
+                namespace: Namespace::existing(&format!("{prefix}-{name}")),
+                mac: mac(octet),
+                address: address(octet),
+            })
+            .collect();
         Ok(Self {
             prefix: prefix.to_owned(),
             directory,
             switch: Namespace::existing(&format!("{prefix}-sw")),
             observer: Namespace::existing(&format!("{prefix}-ob")),
             nodes,
+            hosts,
             lifetime,
         })
     }
@@ -150,6 +210,10 @@ impl Topology {
         self.connect("pob", &self.observer, observer, "")?;
         for node in &self.nodes {
             self.connect_node(node, "")?;
+        }
+        for host in &self.hosts {
+            let port = format!("p{}", host.name);
+            self.connect(&port, &host.namespace, (host.mac, host.address), "")?;
         }
         Ok(())
     }
@@ -197,6 +261,11 @@ impl Topology {
         &self.observer
     }
 
+    /// The observer's own address.
+    pub fn observer_address(&self) -> Ipv4Addr {
+        address(OBSERVER)
+    }
+
     /// All nodes, n1 first.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
@@ -210,6 +279,22 @@ impl Topology {
         self.nodes
             .get(index.wrapping_sub(1))
             .with_context(|| format!("the lab has no node {index}"))
+    }
+
+    /// All hosts.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The host called `name`.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn host(&self, name: &str) -> Result<&Host> {
+        self.hosts
+            .iter()
+            .find(|host| host.name == name)
+            .with_context(|| format!("the lab has no host {name}"))
     }
 
     /// The node with this Ethernet address.
@@ -308,6 +393,7 @@ impl Topology {
         self.nodes
             .iter()
             .map(|node| &node.namespace)
+            .chain(self.hosts.iter().map(|host| &host.namespace))
             .chain([&self.observer, &self.switch])
     }
 }
@@ -387,6 +473,17 @@ mod tests {
         assert!(lab.node(3).is_err());
         assert_eq!(lab.node_of(mac(2)).unwrap().index, 2);
         assert!(lab.node_of(mac(9)).is_none());
+    }
+
+    #[test]
+    fn hosts_stand_beside_the_nodes() {
+        let shape = Shape::with_hosts(2, &["c1", "cl"]);
+        let lab = Topology::attach("x", Path::new("/nonexistent"), shape).unwrap();
+        let client = lab.host("cl").unwrap();
+        assert_eq!(client.address, Ipv4Addr::new(10, 77, 0, 102));
+        assert_eq!(client.namespace.name(), "x-cl");
+        assert!(lab.node_of(client.mac).is_none());
+        assert!(lab.host("c2").is_err());
     }
 
     #[test]

@@ -47,6 +47,17 @@ pub struct MfsHaOptions {
     pub hook_timeout_ms: u64,
     /// Whether it goes on when this process ends.
     pub outlives_us: bool,
+    /// The MooseFS programs that it is in charge of; without them it is a plain CARP daemon.
+    pub moosefs: Option<MooseFsOptions>,
+}
+
+/// Where the MooseFS programs of a node have their configurations.
+#[derive(Clone, Debug, Serialize)]
+pub struct MooseFsOptions {
+    /// That of mfsmaster.
+    pub master_config: PathBuf,
+    /// That of mfsmetalogger.
+    pub metalogger_config: PathBuf,
 }
 
 impl MfsHaOptions {
@@ -62,6 +73,7 @@ impl MfsHaOptions {
             down: None,
             hook_timeout_ms: 60_000,
             outlives_us: false,
+            moosefs: None,
         }
     }
 }
@@ -76,6 +88,8 @@ struct Configuration {
     carp: Carp,
     #[serde(skip_serializing_if = "Option::is_none")]
     hooks: Option<Hooks>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moosefs: Option<MooseFsOptions>,
 }
 
 #[derive(Serialize)]
@@ -296,6 +310,7 @@ pub fn configure(topology: &Topology, node: usize, options: &MfsHaOptions) -> Re
             peers: options.peers.clone(),
         },
         hooks,
+        moosefs: options.moosefs.clone(),
     };
     let path = configuration_path(directory, node.index);
     let text = toml::to_string(&configuration).context("write the configuration as TOML")?;
@@ -435,6 +450,10 @@ mod tests {
         let topology = Topology::attach("mh1-0", directory.path(), 2).unwrap();
         let mut options = MfsHaOptions::with_timing(0, 20);
         options.up = Some(PathBuf::from("/x/up"));
+        options.moosefs = Some(MooseFsOptions {
+            master_config: PathBuf::from("/x/mfsmaster.cfg"),
+            metalogger_config: PathBuf::from("/x/mfsmetalogger.cfg"),
+        });
         let path = configure(&topology, 2, &options).unwrap();
         let text = fs::read_to_string(path).unwrap();
         let table: toml::Table = text.parse().unwrap();
@@ -444,6 +463,8 @@ mod tests {
         assert_eq!(table["carp"]["advskew"].as_integer(), Some(20));
         assert_eq!(table["hooks"]["up"].as_str(), Some("/x/up"));
         assert!(table["hooks"].get("down").is_none());
+        let master = table["moosefs"]["master_config"].as_str();
+        assert_eq!(master, Some("/x/mfsmaster.cfg"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod keepalived;
 pub mod load;
 pub mod mfsha;
+pub mod moosefs;
 pub mod process;
 pub mod ucarp;
 
