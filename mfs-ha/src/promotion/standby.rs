@@ -210,6 +210,11 @@ impl Metadata {
         self.care.told_ready = None;
         loop {
             if follow.has_changed().unwrap_or(false) {
+                // Who was fresh stays so until the new master serves, which it may never come to.
+                let has_metalogger = self.views.get().metalogger_pid.is_some();
+                let followed_before = self.care.master.is_some();
+                self.care.is_complete |=
+                    followed_before && self.care.staleness(has_metalogger).is_none();
                 self.care.master = *follow.borrow_and_update();
                 // What was told of the files was told without knowledge of this master.
                 self.care.told_ready = None;
@@ -306,6 +311,8 @@ impl Metadata {
             self.note_connection(connection).await?;
             belongs &= !self.care.is_reconnected(connection);
             if belongs && !must_renew {
+                // It is fed again: what it misses from here on, it lacks.
+                self.care.is_complete &= connection.is_none();
                 self.care.is_unconnected =
                     connection.is_none() && probe::accepts(port.into(), ACCEPT_LIMIT).await;
                 return Ok(());
