@@ -85,6 +85,9 @@ pub struct MasterSettings {
     pub matocs: Listener,
     /// Where clients connect.
     pub matocl: Listener,
+    /// `CHANGELOG_SAVE_MODE = 0`, the default: changes are written by another process, after they were
+    /// acknowledged.
+    pub saves_later: bool,
 }
 
 /// An address that mfsmaster listens on.
@@ -159,6 +162,13 @@ impl MasterSettings {
                  MATOCS_LISTEN_PORT and MATOCL_LISTEN_PORT have to differ"
             ));
         }
+        if self.saves_later {
+            problems.push(
+                "CHANGELOG_SAVE_MODE = 0, the default, should be 1: a mfsmaster that crashes may leave \
+                 the last acknowledged changes unwritten, and is restarted without them"
+                    .to_owned(),
+            );
+        }
         problems
     }
 
@@ -204,6 +214,9 @@ fn master(entries: &Entries) -> Result<MasterSettings, SettingsError> {
             host: entries.text(clients("MATOCL_LISTEN_HOST", "MATOCU_LISTEN_HOST"), "*")?,
             port: entries.port(clients("MATOCL_LISTEN_PORT", "MATOCU_LISTEN_PORT"), 9421)?,
         },
+        saves_later: entries.parsed("CHANGELOG_SAVE_MODE", 0, "0, 1 or 2", |text| {
+            text.parse::<u8>().ok().filter(|mode| *mode <= 2)
+        })? == 0,
     })
 }
 

@@ -86,7 +86,7 @@ fn master_settings(moosefs: &MooseFs, report: &mut Report) -> Option<MasterSetti
                 report.warn(
                     "mfsmaster's file",
                     format!("{}: {problem}", path.display()),
-                    "let it listen on *: it is started before the VIP is there",
+                    "correct it; it counts from the next promotion on",
                 );
             }
             Some(settings)

@@ -51,6 +51,9 @@ fn an_empty_file_means_the_defaults() {
         ),
         ("mfs", "mfs")
     );
+    assert_eq!(settings.problems().len(), 1);
+    assert!(settings.problems()[0].starts_with("CHANGELOG_SAVE_MODE = 0"));
+    let settings = master(&entries("CHANGELOG_SAVE_MODE = 1\n")).unwrap();
     assert_eq!(settings.problems(), Vec::<String>::new());
     let settings = metalogger(&entries("")).unwrap();
     assert_eq!(settings.master_host, "mfsmaster");
@@ -114,7 +117,7 @@ fn what_is_wrong_is_said_with_file_line_and_remedy() {
 fn what_a_failover_cannot_work_with_is_told() {
     let text = "MATOCL_LISTEN_HOST = 10.0.0.1\nMATOCS_LISTEN_PORT = 9419\n";
     let problems = master(&entries(text)).unwrap().problems();
-    assert_eq!(problems.len(), 2);
+    assert_eq!(problems.len(), 3);
     assert!(problems[0].starts_with("MATOCL_LISTEN_HOST = 10.0.0.1 has to be *"));
     assert!(problems[1].contains("9419, 9419 and 9421"));
 }

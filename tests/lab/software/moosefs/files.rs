@@ -53,8 +53,9 @@ impl NodeFiles {
         write_file(&exports, 0o644, "* / rw,alldirs,admin,maproot=0:0\n")?;
         write_file(&topology_file, 0o644, "")?;
         let data = files.data.display();
+        // Save mode 1 as the daemon's manual advises: with 0 a crash can lose the last changes on this disk.
         let master = format!(
-            "DATA_PATH = {data}\nEXPORTS_FILENAME = {}\nTOPOLOGY_FILENAME = {}\n",
+            "DATA_PATH = {data}\nCHANGELOG_SAVE_MODE = 1\nEXPORTS_FILENAME = {}\nTOPOLOGY_FILENAME = {}\n",
             exports.display(),
             topology_file.display()
         );
