@@ -497,3 +497,87 @@ fn pins_of_a_dead_daemon_are_a_warning_and_those_of_a_living_one_are_not() {
         assert!(report.contains("ok   pinned maps: in "), "{report}");
     });
 }
+
+/// A bench whose node is to serve metadata; the programs are the real ones.
+fn moosefs_bench() -> Bench {
+    let mut bench = Bench::new();
+    let data = bench.path("data");
+    fs::create_dir(&data).unwrap();
+    let shared = format!("DATA_PATH = {}\n", data.display());
+    fs::write(
+        bench.path("mfsmaster.cfg"),
+        format!("{shared}CHANGELOG_SAVE_MODE = 1\n"),
+    )
+    .unwrap();
+    fs::write(
+        bench.path("mfsmetalogger.cfg"),
+        format!("{shared}MASTER_HOST = 10.0.0.100\n"),
+    )
+    .unwrap();
+    bench.config += &format!(
+        "[moosefs]\nmaster_config = \"{0}/mfsmaster.cfg\"\nmetalogger_config = \"{0}/mfsmetalogger.cfg\"\n",
+        bench.directory.path().display()
+    );
+    bench
+}
+
+#[test]
+fn a_directory_without_metadata_is_a_warning() {
+    in_namespace(async || {
+        let bench = moosefs_bench();
+        bench
+            .finds(Level::Warn, "metadata", &["is not promotable", "data"])
+            .await;
+    });
+}
+
+#[test]
+fn a_program_that_is_not_there_fails() {
+    in_namespace(async || {
+        let mut bench = moosefs_bench();
+        bench.config += "master_program = \"/nowhere/mfsmaster\"\n";
+        let bench_text = text(&bench.report().await);
+        assert!(
+            bench_text.contains("fail mfsmaster: /nowhere/mfsmaster: No such file"),
+            "{bench_text}"
+        );
+    });
+}
+
+#[test]
+fn two_data_directories_fail() {
+    in_namespace(async || {
+        let bench = moosefs_bench();
+        fs::write(bench.path("mfsmaster.cfg"), "DATA_PATH = /elsewhere\n").unwrap();
+        let bench_text = text(&bench.report().await);
+        assert!(
+            bench_text.contains("fail data path: /elsewhere"),
+            "{bench_text}"
+        );
+        assert!(bench_text.contains("CHANGELOG_SAVE_MODE"), "{bench_text}");
+    });
+}
+
+#[test]
+fn a_metalogger_has_to_follow_the_vip() {
+    in_namespace(async || {
+        let bench = moosefs_bench();
+        let file = bench.path("mfsmetalogger.cfg");
+        let data = bench.path("data");
+        for (host, says) in [
+            (
+                "10.0.0.1",
+                "fail mfsmetalogger's file: MASTER_HOST is 10.0.0.1",
+            ),
+            (
+                "mfsmaster",
+                "warn mfsmetalogger's file: MASTER_HOST is the name",
+            ),
+        ] {
+            let text_of_file = format!("DATA_PATH = {}\nMASTER_HOST = {host}\n", data.display());
+            fs::write(&file, text_of_file).unwrap();
+            let bench_text = text(&bench.report().await);
+            assert!(bench_text.contains(says), "{bench_text}");
+        }
+    });
+}
