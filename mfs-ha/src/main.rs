@@ -17,8 +17,8 @@ const LOG_LINES_MAX: usize = 4096;
 #[command(
     version,
     after_help = "\
-Exit codes: 0 done, 1 failed while running (check: something fails), 2 wrong arguments or configuration,
-3 missing privileges, 4 another instance or XDP program is in the way, 5 the daemon does not answer.
+Exit codes: 0 done, 1 failed while running (check: something fails; metadata: not promotable), 2 wrong arguments
+or configuration, 3 missing privileges, 4 another instance or XDP program is in the way, 5 the daemon does not answer.
 
 The log goes to standard error; RUST_LOG=debug shows more of it."
 )]

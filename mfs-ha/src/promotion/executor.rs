@@ -83,6 +83,7 @@ impl Executor {
                 },
                 lost = calm => {
                     tracing::error!(reason = lost, "mfsmaster is lost");
+                    self.metadata.views().lost(&lost);
                     self.calm = Calm::Between;
                     self.reports.tell(Fact::MasterLost).await;
                     continue;

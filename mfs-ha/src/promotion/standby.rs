@@ -48,6 +48,9 @@ const DOWNLOAD: &str = "metadata_ml.tmp";
 /// How long the changes may take after the image; a master without changes sends none.
 const CHANGES_AFTER: Duration = Duration::from_secs(30);
 
+/// How long a master that is heard may be without a connection from here and still not serve.
+const UNCONNECTED_MAX: Duration = Duration::from_secs(10);
+
 /// How much longer than a promotion may take a master has to be heard to count as one that serves,
 /// where its port cannot be reached from here.
 const SERVES_AFTER: Duration = Duration::from_secs(20);
@@ -84,6 +87,7 @@ pub(super) struct Care {
     renew_after: Duration,
     /// A running metalogger has no connection to a master that serves: it misses changes.
     is_unconnected: bool,
+    unconnected_since: Option<Instant>,
     /// What the heartbeat thread was told last.
     told_ready: Option<bool>,
 }
@@ -110,6 +114,7 @@ impl Care {
             unready: None,
             renew_after: RENEW_AFTER,
             is_unconnected: false,
+            unconnected_since: None,
             told_ready: None,
         }
     }
@@ -148,7 +153,7 @@ impl Care {
         self.is_unconnected.then(|| {
             format!(
                 "{master} serves and mfsmetalogger is not connected to it: \
-                 see its log, and MASTER_HOST in its configuration"
+                 see its log, MASTER_HOST in its configuration, and whether the port can be reached"
             )
         })
     }
@@ -313,8 +318,13 @@ impl Metadata {
             if belongs && !must_renew {
                 // It is fed again: what it misses from here on, it lacks.
                 self.care.is_complete &= connection.is_none();
-                self.care.is_unconnected =
-                    connection.is_none() && probe::accepts(port.into(), ACCEPT_LIMIT).await;
+                self.care.is_unconnected = match connection {
+                    Some(_) => {
+                        self.care.unconnected_since = None;
+                        false
+                    }
+                    None => self.misses_changes(port).await,
+                };
                 return Ok(());
             }
         }
@@ -334,10 +344,19 @@ impl Metadata {
         };
         self.care.unready = None;
         self.care.is_unconnected = false;
+        self.care.unconnected_since = None;
         self.care.has_downloaded = false;
         self.care.image_since = None;
         self.care.followed = Some(self.clear(which, master).await?);
         self.start_metalogger().await
+    }
+
+    /// Says whether a metalogger without a connection misses something. For a moment nobody may serve: the
+    /// master starts its mfsmaster again. A master that is heard for longer serves, and cannot be reached
+    /// from here.
+    async fn misses_changes(&mut self, port: SocketAddrV4) -> bool {
+        let since = *self.care.unconnected_since.get_or_insert_with(Instant::now);
+        since.elapsed() > UNCONNECTED_MAX || probe::accepts(port.into(), ACCEPT_LIMIT).await
     }
 
     /// Whoever has been master for longer than a promotion takes has served, seen from here or not.

@@ -11,6 +11,9 @@ use crate::moosefs::directory::Freshness;
 /// Steps that status shows: a promotion and the resignation after it.
 const STEPS_MAX: usize = 16;
 
+/// Stands for a step where mfsmaster was lost while it served.
+const SERVING: &str = "serving";
+
 /// A step that was asked for.
 #[derive(Clone, Debug)]
 pub struct StepView {
@@ -39,11 +42,11 @@ pub enum Outcome {
     Superseded,
 }
 
-/// A step that failed.
+/// A failure.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Which one.
-    pub step: Step,
+    /// The step that failed, or `serving`.
+    pub step: &'static str,
     /// When.
     pub at: Timestamp,
     /// Why.
@@ -107,6 +110,17 @@ impl PromotionViews {
         });
     }
 
+    /// Notes that the mfsmaster that served is lost.
+    pub(super) fn lost(&self, reason: &str) {
+        self.change(|view| {
+            view.last_failure = Some(Failure {
+                step: SERVING,
+                at: clock::now(),
+                reason: reason.to_owned(),
+            });
+        });
+    }
+
     /// Notes how the step that runs ended.
     pub(super) fn end(&self, outcome: Outcome) {
         let at = clock::now();
@@ -121,7 +135,7 @@ impl PromotionViews {
                 && !(is_undoing && has_failure)
             {
                 view.last_failure = Some(Failure {
-                    step: last.step,
+                    step: last.step.name(),
                     at,
                     reason: reason.clone(),
                 });

@@ -69,10 +69,10 @@ pub struct StepStatus {
     pub reason: Option<String>,
 }
 
-/// A step that failed.
+/// A failure.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FailureStatus {
-    /// Its name.
+    /// The step, or `serving`: mfsmaster was lost while it served.
     pub step: String,
     /// Why.
     pub reason: String,
@@ -108,7 +108,7 @@ impl PromotionStatus {
                 .last_failure
                 .as_ref()
                 .map(|failure| FailureStatus {
-                    step: failure.step.name().to_owned(),
+                    step: failure.step.to_owned(),
                     reason: failure.reason.clone(),
                     age_ms: millis(view.at.since(failure.at)),
                 }),
