@@ -323,7 +323,8 @@ impl Metadata {
                         self.care.unconnected_since = None;
                         false
                     }
-                    None => self.misses_changes(port).await,
+                    // Once it has missed something it goes on lacking it, also when nobody serves any more.
+                    None => self.care.is_unconnected || self.misses_changes(port).await,
                 };
                 return Ok(());
             }
