@@ -86,9 +86,11 @@ fn refused_ground(error: GroundError) -> Failure {
     let exit = match &error {
         GroundError::Interface(_) | GroundError::Bpf(BpfError::NoBpffs { .. }) => Exit::Usage,
         GroundError::Attach(AttachError::Occupied { .. }) => Exit::InUse,
+        GroundError::Metadata(error) => error
+            .downcast_ref::<LockError>()
+            .map_or(Exit::Failure, lock_exit),
         GroundError::Attach(_)
         | GroundError::Bpf(_)
-        | GroundError::Metadata(_)
         | GroundError::Netlink(_)
         | GroundError::StaleVip(_) => Exit::Failure,
     };

@@ -1,4 +1,4 @@
-//! The epoch sidecar: which history a directory belongs to.
+//! The epoch sidecar: how often this node was promoted, and from which version on the last time.
 //!
 //! Every promotion begins a new epoch. It is written as pending before the master starts, and
 //! committed when the node serves: a promotion that failed must not outrank the true history.

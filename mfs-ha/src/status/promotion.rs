@@ -25,7 +25,7 @@ pub struct PromotionStatus {
     pub version: Option<u64>,
     /// Id of the file system, hexadecimal.
     pub metadata_id: Option<String>,
-    /// Promotions that this history has seen.
+    /// Own promotions of this node.
     pub epoch: u64,
     /// The mfsmaster that runs.
     pub master_pid: Option<i32>,
