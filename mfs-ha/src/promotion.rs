@@ -13,6 +13,7 @@
 //! does to files goes on to its end in a blocking thread, and the next step waits for that; so no two
 //! of them ever work on one directory.
 
+mod care;
 mod executor;
 mod serving;
 mod standby;
@@ -33,7 +34,7 @@ use tokio::task::JoinHandle;
 pub use self::executor::{Executor, Reports};
 pub use self::view::{Failure, Outcome, PromotionView, PromotionViews, StepView};
 
-use self::standby::Care;
+use self::care::Care;
 use self::store::{Files, Store};
 use crate::config::{MooseFs, ServiceConfig};
 use crate::lock::InstanceLock;
@@ -56,6 +57,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(600);
 
 /// The newest archives, which stay uncompressed: an operator who needs one needs it now.
 const PLAIN_ARCHIVES: u32 = 2;
+
+/// For the short steps of a promotion, for hearing of it, and for the pause between two that fail.
+const SERVES_MARGIN: Duration = Duration::from_secs(200);
 
 /// Names the lock on a data directory.
 const LOCK: &str = "metadata";
@@ -186,7 +190,7 @@ impl Metadata {
             running,
             is_lost: false,
             starting_metalogger: None,
-            care: Care::new(followed),
+            care: Care::new(followed, serves_after(config)),
             must_restore: false,
             epoch,
             staged: None,
@@ -291,6 +295,12 @@ impl ProgramSettings {
         }
         Ok(Self { master, metalogger })
     }
+}
+
+/// Returns the time within which whoever is heard as master has served, or has given up. Longer limits
+/// elsewhere are not known here: all nodes should have the same.
+fn serves_after(config: &MooseFs) -> Duration {
+    config.stage_timeout * 3 + config.start_timeout + SERVES_MARGIN
 }
 
 /// Returns the mfsmaster that an earlier life of this daemon started, if it still runs and serves what it

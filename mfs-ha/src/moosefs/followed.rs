@@ -17,9 +17,9 @@ use super::layout::{Layout, StoreError, write_atomic};
 
 const FILE: &str = "followed.json";
 
-/// What the metalogger downloads, in this order.
+/// What the metalogger downloads first and last; the last one is there even when it is empty.
 const IMAGE: &str = "metadata_ml.mfs.back";
-const CHANGES: &str = "changelog_ml_back.0.mfs";
+const CHANGES: &str = "changelog_ml_back.1.mfs";
 
 /// A metalogger's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,21 +28,10 @@ pub struct Followed {
     pub master: Ipv4Addr,
     /// The image that lay there.
     image: Option<File>,
-    /// The downloaded changes that lay there.
+    /// The last part of a download that lay there.
     changes: Option<File>,
     /// Own port of its first connection, once that was seen.
     pub connection: Option<u16>,
-}
-
-/// How much of a download is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Download {
-    /// Nothing.
-    Missing,
-    /// The image. A master that has no changes beside its image sends none.
-    Image,
-    /// The image and the changes after it.
-    Complete,
 }
 
 /// Tells one file from another of the same name.
@@ -54,19 +43,25 @@ struct File {
 }
 
 impl Followed {
-    /// Says how much was downloaded since.
+    /// A start on an empty directory.
+    #[cfg(test)]
+    pub(crate) const fn of(master: Ipv4Addr, connection: Option<u16>) -> Self {
+        Self {
+            master,
+            image: None,
+            changes: None,
+            connection,
+        }
+    }
+
+    /// Says whether a download was completed since.
     ///
     /// # Errors
     /// The files cannot be looked at.
-    pub fn download(&self, layout: &Layout) -> Result<Download, StoreError> {
+    pub fn has_downloaded(&self, layout: &Layout) -> Result<bool, StoreError> {
         let (image, changes) = (file(layout, IMAGE)?, file(layout, CHANGES)?);
-        Ok(if image.is_none() || image == self.image {
-            Download::Missing
-        } else if changes.is_none() || changes == self.changes {
-            Download::Image
-        } else {
-            Download::Complete
-        })
+        let is_new = |now: Option<File>, then: Option<File>| now.is_some() && now != then;
+        Ok(is_new(image, self.image) && is_new(changes, self.changes))
     }
 }
 
@@ -141,18 +136,18 @@ mod tests {
         let master = Ipv4Addr::new(10, 0, 0, 1);
         let first = begin(&layout, master).unwrap();
         assert_eq!(read(&layout).unwrap(), Some(first));
-        assert_eq!(first.download(&layout).unwrap(), Download::Missing);
-        put(CHANGES, "1");
-        assert_eq!(first.download(&layout).unwrap(), Download::Missing);
+        assert!(!first.has_downloaded(&layout).unwrap());
         put(IMAGE, "1");
-        assert_eq!(first.download(&layout).unwrap(), Download::Complete);
+        assert!(!first.has_downloaded(&layout).unwrap());
+        put(CHANGES, "");
+        assert!(first.has_downloaded(&layout).unwrap());
 
         let second = begin(&layout, master).unwrap();
-        assert_eq!(second.download(&layout).unwrap(), Download::Missing);
-        put(IMAGE, "2");
-        assert_eq!(second.download(&layout).unwrap(), Download::Image);
+        assert!(!second.has_downloaded(&layout).unwrap(), "that was there");
         put(CHANGES, "2");
-        assert_eq!(second.download(&layout).unwrap(), Download::Complete);
+        assert!(!second.has_downloaded(&layout).unwrap());
+        put(IMAGE, "2");
+        assert!(second.has_downloaded(&layout).unwrap());
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Metadata {
     /// Why it cannot be done. What it did before it failed is undone by [`Step::RestoreMetadata`].
     pub(super) async fn carry_out(&mut self, step: Step) -> anyhow::Result<()> {
         // An mfsmaster of an earlier life of this daemon serves on: everything up to it is done.
-        let serves = self.running.is_some() && !self.is_lost;
+        let serves = self.running.is_some() && !self.is_lost && self.care.master().is_none();
         match step {
             Step::StopStray
             | Step::StopMetalogger
