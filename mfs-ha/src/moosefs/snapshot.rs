@@ -5,7 +5,7 @@
 //! links says how long each file was: what follows came later, up to a second of it still from the
 //! old master, because a metalogger writes once a second.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -51,6 +51,11 @@ pub fn snapshot(layout: &Layout, epoch: u64) -> Result<Snapshot, StoreError> {
         if files.is_empty() {
             return Ok(Snapshot::default());
         }
+        // Renamed while the directory was read: one is there twice, and another one perhaps not at all.
+        let distinct = inode_set(&files);
+        if distinct.len() < files.len() {
+            continue;
+        }
         if let Some(archive) = newest_equal(layout, &files)? {
             return Ok(Snapshot {
                 archive: Some(archive),
@@ -58,7 +63,8 @@ pub fn snapshot(layout: &Layout, epoch: u64) -> Result<Snapshot, StoreError> {
                 is_new: false,
             });
         }
-        if let Some(archive) = link_all(layout, &live, &files, epoch)? {
+        let linked = link_all(layout, &live, &files, epoch)?;
+        if let Some(archive) = linked.filter(|_| has_all(&live, &distinct)) {
             return Ok(Snapshot {
                 archive: Some(archive),
                 names: files.into_keys().collect(),
@@ -68,6 +74,15 @@ pub fn snapshot(layout: &Layout, epoch: u64) -> Result<Snapshot, StoreError> {
     }
     let path = layout.data().to_owned();
     Err(StoreError::Changing { path })
+}
+
+/// Says whether what was linked is all that is there.
+fn has_all(live: &Dir, linked: &BTreeSet<u64>) -> bool {
+    metalogger_files(live).is_ok_and(|files| inode_set(&files).is_subset(linked))
+}
+
+fn inode_set(files: &Files) -> BTreeSet<u64> {
+    files.values().map(|(inode, _)| *inode).collect()
 }
 
 /// Links what was listed; `None` when it is no longer what is there.
