@@ -81,7 +81,7 @@ impl Node {
     #[must_use]
     pub fn new(config: NodeConfig, now: Timestamp) -> Self {
         let mut node = Self {
-            election: Election::new(config.election),
+            election: Election::new(config.election, now),
             promotion: Promotion::new(config.service),
             neutral: config.neutral,
             has_listened: false,
@@ -378,6 +378,8 @@ impl Node {
             self.leaving = Some(leaving);
         } else {
             self.election.end_hold_down(now);
+            // Who was just found stuck listens with the patience of a stuck node.
+            self.set_standing(now);
             let transition = self.election.give_way(now, now, leaving.reason);
             self.report(transition, actions);
         }

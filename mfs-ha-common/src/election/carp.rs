@@ -97,7 +97,7 @@ pub struct Election {
 impl Election {
     /// Makes an election in state `Init`.
     #[must_use]
-    pub const fn new(settings: Settings) -> Self {
+    pub const fn new(settings: Settings, now: Timestamp) -> Self {
         Self {
             settings,
             state: State::Init,
@@ -113,7 +113,7 @@ impl Election {
             last_announced: settings.priority,
             hold_down: Timestamp::from_nanos(0),
             is_barred: false,
-            possible_since: Timestamp::from_nanos(0),
+            possible_since: now,
             holds_back: false,
         }
     }

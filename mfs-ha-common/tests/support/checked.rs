@@ -10,11 +10,12 @@ mod service;
 use std::time::Duration;
 
 use mfs_ha_common::action::{ACTIONS_MAX, Action, Hook};
+use mfs_ha_common::election::carp::Demotion;
 use mfs_ha_common::election::{Reason, State, Transition};
 use mfs_ha_common::event::Event;
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::{Node, NodeConfig, NodeStatus};
-use mfs_ha_common::priority::Priority;
+use mfs_ha_common::priority::{DEMOTED_ADVSKEW, Priority};
 use mfs_ha_common::promotion::{EXIT_LIMIT, Phase, RESIGN_LIMIT};
 use mfs_ha_common::record::{AdvertRecord, KIND_ADVERT};
 use mfs_ha_common::time::Timestamp;
@@ -501,13 +502,28 @@ impl Checked {
         assert!(tells == 0 || is_standby, "{step:?}");
     }
 
-    fn patience(&self, step: &Turn<'_>, announced: Option<Priority>) -> Duration {
-        // A sleeper that learns of a failed send listens first and is demoted then.
-        let own = if step.is_receipt() {
-            step.before.priority
+    /// A sleeper that learns of a failed send listens first and is demoted then.
+    fn listening_priority(&self, step: &Turn<'_>) -> Priority {
+        let mut demotion = step.after.demotion;
+        if step.is_receipt() {
+            demotion.send_failure = step.before.demotion.send_failure;
+        }
+        if is_ill(demotion) == is_ill(step.after.demotion) {
+            return step.after.priority;
+        }
+        let configured = self.config.election.priority;
+        let shifted = configured.advskew().saturating_add(demotion.equal_skew);
+        let shifted = shifted.min(configured.advskew().max(254));
+        let advskew = if is_ill(demotion) {
+            shifted.max(DEMOTED_ADVSKEW)
         } else {
-            step.after.priority
+            shifted
         };
+        Priority::new(configured.advbase(), advskew)
+    }
+
+    fn patience(&self, step: &Turn<'_>, announced: Option<Priority>) -> Duration {
+        let own = self.listening_priority(step);
         let announced = announced.map_or(Duration::from_secs(1), Priority::interval);
         let unit = if own.advbase() == 0 {
             own.interval().max(announced)
@@ -516,6 +532,14 @@ impl Checked {
         };
         unit * self.config.election.deadratio.get().into() + own.slot()
     }
+}
+
+const fn is_ill(demotion: Demotion) -> bool {
+    demotion.send_failure
+        || demotion.vip_failure
+        || demotion.promotion_failure
+        || demotion.not_ready
+        || demotion.stuck
 }
 
 impl Turn<'_> {
