@@ -17,6 +17,9 @@ use crate::{build_ebpf, clippy, fuzz, setup, tidy};
 
 /// Tells the tests to take the large number of cases.
 const LONG_VARIABLE: &str = "MFS_HA_LONG";
+/// Where property tests take their cases from. A change passes or fails by what it does, not by what was drawn:
+/// new cases are searched for by `--long`, and by `cargo test` without this variable.
+const CASES_VARIABLE: (&str, &str) = ("PROPTEST_RNG_SEED", "20261126");
 /// How long the output of a test program may stay open after the program ended.
 const LEFTOVER_MAX: Duration = Duration::from_secs(5);
 
@@ -159,6 +162,9 @@ impl Suite<'_> {
         command.env_remove(LONG_VARIABLE);
         if self.long {
             command.env(LONG_VARIABLE, "1");
+        } else {
+            let (variable, seed) = CASES_VARIABLE;
+            command.env(variable, seed);
         }
         command
     }

@@ -138,7 +138,12 @@ fn a_metadata_master_that_dies_is_restarted_once() {
         world.require(restarted, "it is restarted where it was");
         world.require(world.transitions == 0, "and stays master meanwhile");
         let stable = world.rng.percent(50);
-        let pause = if stable { STABLE } else { seconds(20) };
+        // It serves a little later than its address is there.
+        let pause = if stable {
+            STABLE + millis(10)
+        } else {
+            seconds(20)
+        };
         world.run_for(pause);
         world.ownership = Ownership::default();
         world.kill_master(ids[0]);
