@@ -1,5 +1,6 @@
 //! What a node wants done: imperatives, a bounded number at a time.
 
+use crate::durable::Durable;
 use crate::election::Transition;
 use crate::net::Ipv4;
 use crate::priority::Priority;
@@ -31,6 +32,13 @@ pub enum Action {
         /// Where its adverts come from.
         source: Ipv4,
     },
+    /// Send every other member what [`Node::heartbeat`](crate::node::Node::heartbeat) has for it.
+    SendHeartbeats,
+    /// Bring this to disk, synced, and report [`Stored`](crate::event::Event::Stored); the latest one counts.
+    Store(Durable),
+    /// Make the metadata of this standby final, and report
+    /// [`MetadataFrozen`](crate::event::Event::MetadataFrozen) (rule L1b).
+    FreezeMetadata,
     /// Send a gratuitous ARP for the VIP.
     AnnounceVip,
     /// Call an operator's hook, without waiting for it.

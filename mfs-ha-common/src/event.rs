@@ -1,9 +1,11 @@
 //! What can happen to a node: facts, in the past tense.
 //!
-//! The daemon turns everything outside into one of these. `docs/architecture.md` lists the facts that
-//! heartbeats and lease add to them.
+//! The daemon turns everything outside into one of these.
 
 use crate::carp::Advert;
+use crate::durable::Durable;
+use crate::freshness::Metadata;
+use crate::heartbeat::Heartbeat;
 use crate::net::Ipv4;
 use crate::time::Timestamp;
 use crate::validate::Verified;
@@ -19,6 +21,29 @@ pub enum Event {
         source: Ipv4,
         /// When the kernel received it.
         arrival: Timestamp,
+    },
+    /// A member's heartbeat was accepted. In carp mode there are none.
+    HeartbeatReceived {
+        /// What it says.
+        heartbeat: Verified<Heartbeat>,
+        /// When the kernel received it.
+        arrival: Timestamp,
+    },
+    /// What [`Action::Store`](crate::action::Action::Store) asked for is on disk.
+    Stored {
+        /// What is there now.
+        durable: Durable,
+    },
+    /// What this node has of the metadata has changed.
+    MetadataChanged {
+        /// What it has now.
+        metadata: Metadata,
+    },
+    /// What [`Action::FreezeMetadata`](crate::action::Action::FreezeMetadata) asked for is done: nothing
+    /// arrives any more until this node follows a master again.
+    MetadataFrozen {
+        /// What it has, to the last change.
+        metadata: Metadata,
     },
     /// Every record that had arrived by now was delivered. Early, late and repeated ticks are harmless.
     Tick,

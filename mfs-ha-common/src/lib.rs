@@ -26,9 +26,13 @@ extern crate std;
 
 pub mod action;
 pub mod carp;
+pub mod cluster;
+pub mod durable;
 pub mod election;
 pub mod event;
 pub mod filter;
+pub mod freshness;
+pub mod heartbeat;
 pub mod net;
 pub mod node;
 pub mod peer;

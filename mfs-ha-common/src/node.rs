@@ -205,6 +205,11 @@ impl Node {
                     self.fail(now, reason, actions);
                 }
             }
+            // Only a cluster that asks a majority has these.
+            Event::HeartbeatReceived { .. }
+            | Event::Stored { .. }
+            | Event::MetadataChanged { .. }
+            | Event::MetadataFrozen { .. } => {}
             Event::ReadinessChanged { ready } => self.promotion.readiness_changed(ready),
             Event::StopRequested => self.stop_requested(now, actions),
         }

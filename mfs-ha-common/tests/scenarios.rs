@@ -190,6 +190,9 @@ impl From<Action> for RecordedAction {
             Action::FollowMaster { source } => Self::FollowMaster {
                 source: source.into(),
             },
+            Action::SendHeartbeats | Action::Store(_) | Action::FreezeMetadata => {
+                panic!("in carp mode: {action:?}");
+            }
             Action::AnnounceVip => Self::AnnounceVip,
             Action::RunHook(Hook::Up) => Self::RunHook { hook: "up" },
             Action::RunHook(Hook::Down) => Self::RunHook { hook: "down" },

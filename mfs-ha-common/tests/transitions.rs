@@ -336,6 +336,9 @@ fn spelled(actions: &[Action]) -> String {
             Action::SetVip { present: false } => "vip-".to_string(),
             Action::RunStep { step, .. } => step.name().to_string(),
             Action::FollowMaster { source } => format!("follow{}", source[3]),
+            Action::SendHeartbeats | Action::Store(_) | Action::FreezeMetadata => {
+                panic!("in carp mode: {action:?}");
+            }
             Action::AnnounceVip => "announce".to_string(),
             Action::RunHook(Hook::Up) => "up".to_string(),
             Action::RunHook(Hook::Down) => "down".to_string(),

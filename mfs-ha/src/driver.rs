@@ -341,6 +341,9 @@ impl Driver {
                     wanted.present = present;
                     wanted.generation += 1;
                 }),
+                Action::SendHeartbeats | Action::Store(_) | Action::FreezeMetadata => {
+                    tracing::error!(?action, "not asked for in carp mode");
+                }
                 Action::AnnounceVip => self.announce(),
                 Action::RunHook(hook) => {
                     self.outputs.hooks.send_replace(Some(hook));

@@ -1,6 +1,7 @@
 //! "Should I be master?" The states and their vocabulary; the rules of carp mode are in [`carp`].
 
 pub mod carp;
+pub mod quorum;
 mod settings;
 mod standing;
 

@@ -330,6 +330,9 @@ impl Checked {
                     self.told = None;
                 }
             }
+            Action::SendHeartbeats | Action::Store(_) | Action::FreezeMetadata => {
+                panic!("in carp mode: {step:?}");
+            }
             Action::Exit => self.has_exited = true,
         }
     }
@@ -551,6 +554,9 @@ impl Turn<'_> {
             | Action::RunStep { .. }
             | Action::FollowMaster { .. }
             | Action::AnnounceVip
+            | Action::SendHeartbeats
+            | Action::Store(_)
+            | Action::FreezeMetadata
             | Action::RunHook(_)
             | Action::Exit => None,
         })

@@ -141,6 +141,10 @@ impl Serving {
             | Event::LinkUp
             | Event::LinkDown
             | Event::SourceChanged { .. }
+            | Event::HeartbeatReceived { .. }
+            | Event::Stored { .. }
+            | Event::MetadataChanged { .. }
+            | Event::MetadataFrozen { .. }
             | Event::AdvertSent
             | Event::SendFailed
             | Event::StopRequested => {}

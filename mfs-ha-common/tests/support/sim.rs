@@ -555,6 +555,9 @@ impl World {
             }
             Action::RunStep { step, ticket } => self.run_step(id, step, ticket),
             Action::FollowMaster { source } => self.follow(id, source),
+            Action::SendHeartbeats | Action::Store(_) | Action::FreezeMetadata => {
+                panic!("in carp mode: {action:?}");
+            }
             Action::AnnounceVip | Action::RunHook(_) => {}
         }
     }

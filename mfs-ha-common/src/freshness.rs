@@ -1,0 +1,45 @@
+//! How new the metadata of a node are.
+
+use core::fmt;
+
+/// What is compared when nodes ask who has the newest metadata: the committed metadata epoch first, then the
+/// version within it.
+///
+/// A version alone says nothing across epochs: each promotion begins where its node was, and the history
+/// that was left behind may have gone further.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Freshness {
+    // The order of the fields is the order of comparison.
+    /// The metadata epoch, which rises with each committed promotion. 0: none was ever committed.
+    pub epoch: u64,
+    /// The number of the next change.
+    pub version: u64,
+}
+
+impl fmt::Display for Freshness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch {} version {}", self.epoch, self.version)
+    }
+}
+
+/// The metadata of one node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Metadata {
+    /// MooseFS's id of the file system; 0 where there is none.
+    pub id: u64,
+    /// How new they are.
+    pub freshness: Freshness,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_outranks_any_version() {
+        let new = |epoch, version| Freshness { epoch, version };
+        assert!(new(2, 1) > new(1, u64::MAX));
+        assert!(new(2, 7) > new(2, 6));
+        assert!(Freshness::default() < new(0, 1));
+    }
+}
