@@ -53,6 +53,7 @@ fn config(input: &mut Unstructured<'_>) -> Result<NodeConfig> {
             source: OWN_SOURCE,
             has_sole_peer: input.arbitrary()?,
         },
+        quorum: None,
         neutral: input.arbitrary()?,
         service: service(input)?,
     })

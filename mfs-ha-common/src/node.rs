@@ -5,9 +5,12 @@
 //! Invariants are listed and searched for violations in `tests/invariants.rs`.
 
 use crate::action::{Action, Actions, Hook};
-use crate::election::carp::{Decision, Demotion, Election, Followed, Settings, Standing};
-use crate::election::{Reason, State, Timer, Transition};
+use crate::cluster::NodeId;
+use crate::election::carp::{self, Decision, Demotion, Followed, Settings, Standing};
+use crate::election::quorum::{self, LeaseStatus, MemberStatus};
+use crate::election::{Elector, Reason, State, Timer, Transition};
 use crate::event::Event;
+use crate::heartbeat::Heartbeat;
 use crate::net::Ipv4;
 use crate::priority::Priority;
 use crate::promotion::{EXIT_LIMIT, Phase, Promotion, RESIGN_LIMIT, RunningStep, Service};
@@ -16,8 +19,10 @@ use crate::time::Timestamp;
 /// What an operator configures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// The election's part.
+    /// The part of carp mode.
     pub election: Settings,
+    /// The part of quorum mode; `None` for carp mode.
+    pub quorum: Option<quorum::Settings>,
     /// Do not call the down hook at start.
     pub neutral: bool,
     /// What it serves.
@@ -52,7 +57,7 @@ pub struct NodeStatus {
 }
 
 /// A farewell in progress: the VIP has to go first.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Leaving {
     reason: Reason,
     since: Timestamp,
@@ -63,9 +68,9 @@ struct Leaving {
 }
 
 /// One node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
-    election: Election,
+    election: Elector,
     promotion: Promotion,
     neutral: bool,
     has_listened: bool,
@@ -74,14 +79,19 @@ pub struct Node {
     leaving: Option<Leaving>,
     has_left: bool,
     last: Transition,
+    /// When the last event came.
+    at: Timestamp,
 }
 
 impl Node {
     /// Makes a node that waits for its link.
+    ///
+    /// # Panics
+    /// In quorum mode a node has to be a member of its cluster; the configuration is checked for that.
     #[must_use]
     pub fn new(config: NodeConfig, now: Timestamp) -> Self {
         let mut node = Self {
-            election: Election::new(config.election, now),
+            election: elector(&config, now),
             promotion: Promotion::new(config.service),
             neutral: config.neutral,
             has_listened: false,
@@ -94,6 +104,7 @@ impl Node {
                 reason: Reason::Started,
                 at: now,
             },
+            at: now,
         };
         node.set_standing(now);
         node
@@ -105,9 +116,12 @@ impl Node {
         if self.has_left {
             return actions;
         }
-        // Who was replaced in its sleep steps down before anything else.
-        if self.leaving.is_none() && self.election.was_replaced(now, heard_master(event)) {
-            self.give_way(now, now, Reason::Overslept, &mut actions);
+        self.at = now;
+        // Who was replaced in its sleep, or slept past its lease, steps down before anything else.
+        if self.leaving.is_none()
+            && let Some(reason) = self.election.lost(now, event)
+        {
+            self.give_way(now, now, reason, &mut actions);
         }
         // While leaving it is a master's own timer that says so, and that is for ticks.
         if self.leaving.is_none() || (event == Event::Tick && self.has_election_timers()) {
@@ -129,8 +143,7 @@ impl Node {
         let resign = farewell.or_else(|| self.exit_by());
         let election = self
             .election
-            .poll_timeout()
-            .filter(|_| self.has_election_timers());
+            .poll_timeout(self.at, self.has_election_timers());
         let resign = resign.map(|at| (at, Timer::Resign));
         [election, resign, self.promotion.poll_timeout()]
             .into_iter()
@@ -163,9 +176,29 @@ impl Node {
             last: self.last,
             priority: self.election.priority(),
             demotion: self.election.demotion(),
-            followed: self.election.followed(),
+            followed: self.election.followed(self.at),
             next: self.poll_timeout(),
         }
+    }
+
+    /// Returns what the round of heartbeats that [`Action::SendHeartbeats`] asked for has for a member.
+    #[must_use]
+    pub fn heartbeat(&self, to: NodeId) -> Option<Heartbeat> {
+        self.election.quorum()?.heartbeat(to)
+    }
+
+    /// Returns the lease as this node sees it; `None` in carp mode.
+    #[must_use]
+    pub fn lease(&self, now: Timestamp) -> Option<LeaseStatus> {
+        self.election.quorum().map(|election| election.status(now))
+    }
+
+    /// Returns the other members; none in carp mode.
+    pub fn members(&self, now: Timestamp) -> impl Iterator<Item = MemberStatus> + '_ {
+        let election = self.election.quorum();
+        election
+            .into_iter()
+            .flat_map(move |election| election.member_statuses(now))
     }
 
     fn take_in(&mut self, now: Timestamp, event: Event, actions: &mut Actions) {
@@ -181,12 +214,16 @@ impl Node {
             Event::Tick => self.tick(now, actions),
             Event::LinkUp => self.link_up(now, actions),
             Event::LinkDown => self.link_down(now, actions),
-            Event::AdvertSent => self.election.send_finished(true),
-            Event::SendFailed => self.election.send_finished(false),
-            Event::SourceChanged { source } => self.election.set_source(source),
+            Event::AdvertSent => self.send_finished(true),
+            Event::SendFailed => self.send_finished(false),
+            Event::SourceChanged { source } => {
+                if let Some(election) = self.election.carp_mut() {
+                    election.set_source(source);
+                }
+            }
             Event::VipSet { present } => {
                 if self.promotion.vip_set(now, present, actions) {
-                    self.election.service_began();
+                    self.election.service_began(now);
                 }
             }
             Event::VipFailed { present } => {
@@ -205,13 +242,44 @@ impl Node {
                     self.fail(now, reason, actions);
                 }
             }
-            // Only a cluster that asks a majority has these.
             Event::HeartbeatReceived { .. }
             | Event::Stored { .. }
             | Event::MetadataChanged { .. }
-            | Event::MetadataFrozen { .. } => {}
-            Event::ReadinessChanged { ready } => self.promotion.readiness_changed(ready),
+            | Event::MetadataFrozen { .. } => self.take_in_quorum(now, event),
+            Event::ReadinessChanged { ready } => {
+                self.promotion.readiness_changed(ready);
+                if let Some(election) = self.election.quorum_mut() {
+                    election.settled();
+                }
+            }
             Event::StopRequested => self.stop_requested(now, actions),
+        }
+    }
+
+    /// What only a cluster that asks a majority has.
+    fn take_in_quorum(&mut self, now: Timestamp, event: Event) {
+        let Some(election) = self.election.quorum_mut() else {
+            return;
+        };
+        match event {
+            Event::HeartbeatReceived { heartbeat, arrival } => {
+                election.heartbeat_received(now, heartbeat.get(), arrival);
+            }
+            Event::Stored { durable } => election.stored(now, durable),
+            Event::MetadataChanged { metadata } => election.metadata_changed(now, metadata),
+            Event::MetadataFrozen { metadata } => {
+                election.metadata_frozen(now, metadata);
+                // Whoever is master next is followed anew.
+                self.told = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Only carp mode judges a node by its adverts.
+    fn send_finished(&mut self, is_ok: bool) {
+        if let Some(election) = self.election.carp_mut() {
+            election.send_finished(is_ok);
         }
     }
 
@@ -227,7 +295,10 @@ impl Node {
         if self.leaving.is_some() {
             return;
         }
-        match self.election.advert_received(now, theirs, source, arrival) {
+        let Some(election) = self.election.carp_mut() else {
+            return;
+        };
+        match election.advert_received(now, theirs, source, arrival) {
             Decision::Nothing | Decision::Advertise => {}
             Decision::TakeOver(reason) => self.take_over(now, reason, actions),
             Decision::GiveWay(reason) => self.give_way(now, arrival, reason, actions),
@@ -236,12 +307,15 @@ impl Node {
     }
 
     fn tick(&mut self, now: Timestamp, actions: &mut Actions) {
+        if let Some(election) = self.election.quorum_mut() {
+            election.tick(now);
+        }
         if let Some(reason) = self.promotion.tick(now, actions) {
             self.fail(now, reason, actions);
         }
         let is_due = self.farewell_by().is_some_and(|by| by <= now) || self.may_leave();
         // Who slept that long while it was leaving has left as far as its peers are concerned (rule E8).
-        let was_replaced = self.leaving.is_some() && self.election.was_replaced(now, None);
+        let was_replaced = self.leaving.is_some() && self.election.lost(now, Event::Tick).is_some();
         let is_leaving = is_due || was_replaced;
         if is_leaving {
             self.leave(now, actions);
@@ -268,11 +342,8 @@ impl Node {
 
     /// A leaving node still advertises as master, but does not become one.
     fn tick_election(&mut self, now: Timestamp) -> Decision {
-        if self.has_election_timers() {
-            self.election.tick(now)
-        } else {
-            Decision::Nothing
-        }
+        let may_decide = self.has_election_timers();
+        self.election.tick(now, may_decide)
     }
 
     fn has_election_timers(&self) -> bool {
@@ -406,18 +477,36 @@ impl Node {
         }
         self.follow(actions);
         self.set_standing(now);
+        self.pursue(now, actions);
+    }
+
+    /// Goes on with the lease, and asks for what it needs.
+    fn pursue(&mut self, now: Timestamp, actions: &mut Actions) {
+        let Some(election) = self.election.quorum_mut() else {
+            return;
+        };
+        if let Some(reason) = election.pursue(now) {
+            self.take_over(now, reason, actions);
+            self.set_standing(now);
+        }
+        if let Some(election) = self.election.quorum_mut() {
+            election.give_orders(now, actions);
+        }
     }
 
     /// Rule M6: whoever follows a master makes its directory ready for that one's metadata.
     fn follow(&mut self, actions: &mut Actions) {
         let is_standby = self.promotion.phase() == Phase::Standby && self.leaving.is_none();
         let is_backup = self.election.state() == State::Backup;
-        let followed = self.election.followed().map(|master| master.source);
+        let followed = self.election.followed(self.at).map(|master| master.source);
         let is_news = followed.is_some() && followed != self.told;
         if let Some(source) = followed.filter(|_| is_standby && is_backup && is_news)
             && self.promotion.has_metadata()
         {
             self.told = followed;
+            if let Some(election) = self.election.quorum_mut() {
+                election.begins_to_follow();
+            }
             actions.push(Action::FollowMaster { source });
         }
     }
@@ -439,6 +528,8 @@ impl Node {
         self.election.set_standing(
             now,
             Standing {
+                phase: self.promotion.phase(),
+                is_master_gone: self.promotion.is_master_gone(),
                 is_barred: !self.promotion.is_cleared(),
                 holds_back: not_ready || self.promotion.failures() > 0,
                 not_ready,
@@ -466,7 +557,7 @@ impl Node {
         self.resign(now, actions);
         // One more advert lets the other master announce itself after us. After a long sleep it would
         // only disturb.
-        if reason != Reason::Overslept {
+        if !matches!(reason, Reason::Overslept | Reason::LeaseExpired) {
             actions.push(Action::SendAdvert(self.election.priority()));
         }
         let transition = self.election.give_way(now, heard, reason);
@@ -479,14 +570,17 @@ impl Node {
     }
 }
 
-/// Returns when an advert of a master arrived, where the event is one.
-fn heard_master(event: Event) -> Option<Timestamp> {
-    if let Event::AdvertReceived {
-        advert, arrival, ..
-    } = event
-        && advert.get().priority != Priority::BOW_OUT
-    {
-        return Some(arrival);
+/// Makes the election that is configured.
+fn elector(config: &NodeConfig, now: Timestamp) -> Elector {
+    let Some(settings) = config.quorum else {
+        return Elector::Carp(carp::Election::new(config.election, now));
+    };
+    match quorum::Election::new(settings, config.service.is_metadata(), now) {
+        Some(election) => Elector::Quorum(election),
+        #[expect(
+            clippy::panic,
+            reason = "who is no member must not vote, and cannot do anything else"
+        )]
+        None => panic!("node {} is no member of its cluster", settings.own),
     }
-    None
 }

@@ -122,6 +122,7 @@ fn configs() -> impl Strategy<Value = NodeConfig> {
                         source: OWN_SOURCE,
                         has_sole_peer,
                     },
+                    quorum: None,
                     neutral,
                     service,
                 }
@@ -193,6 +194,7 @@ fn a_lone_node_becomes_master_within_the_bound() {
                     source: OWN_SOURCE,
                     has_sole_peer: false,
                 },
+                quorum: None,
                 neutral: false,
                 service: Service::Vip,
             };
@@ -231,6 +233,7 @@ fn from_advbase_1_on_a_skewed_master_is_replaced_after_two_losses() {
             source: OWN_SOURCE,
             has_sole_peer: false,
         },
+        quorum: None,
         neutral: false,
         service: Service::Vip,
     };

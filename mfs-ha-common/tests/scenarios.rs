@@ -135,6 +135,7 @@ impl Config {
                 source: self.source.octets(),
                 has_sole_peer: self.has_sole_peer,
             },
+            quorum: None,
             neutral: self.neutral,
             service: if self.metadata {
                 Service::METADATA

@@ -67,6 +67,7 @@ fn config(index: usize, priority: Priority, deadratio: u8) -> NodeConfig {
             source: SOURCES[index],
             has_sole_peer: false,
         },
+        quorum: None,
         neutral: false,
         service: Service::Vip,
     }

@@ -127,6 +127,7 @@ impl Setting {
                 source: OWN,
                 has_sole_peer: self.sole,
             },
+            quorum: None,
             neutral,
             service: if self.metadata {
                 Service::METADATA

@@ -452,6 +452,7 @@ fn node(config: &Config, source: Ipv4Addr) -> anyhow::Result<Node> {
         });
     let node = NodeConfig {
         election: settings,
+        quorum: None,
         neutral: carp.neutral,
         service,
     };

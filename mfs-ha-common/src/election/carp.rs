@@ -44,7 +44,7 @@ const LATENESS_MAX: Duration = Duration::from_millis(100);
 const ADVSKEW_MAX: u8 = 254;
 
 /// The master that a backup follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Followed {
     /// Its source address.
     pub source: Ipv4,
@@ -71,7 +71,7 @@ pub enum Decision {
 }
 
 /// The carp-mode election of one node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Election {
     settings: Settings,
     state: State,

@@ -1,10 +1,13 @@
-//! "Should I be master?" The states and their vocabulary; the rules of carp mode are in [`carp`].
+//! "Should I be master?" The states and their vocabulary; the rules of carp mode are in [`carp`], those of a
+//! majority in [`quorum`].
 
 pub mod carp;
+mod elector;
 pub mod quorum;
 mod settings;
 mod standing;
 
+pub(crate) use self::elector::Elector;
 use crate::time::Timestamp;
 
 /// CARP's states.
@@ -53,6 +56,10 @@ pub enum Reason {
     TieLost,
     /// A peer replaced this master, or must have, while its adverts were late (rule E8).
     Overslept,
+    /// A majority has granted this node the lease (rule L3).
+    LeaseAcquired,
+    /// The lease was not renewed in time, or the node slept past it (rule L7).
+    LeaseExpired,
     /// The VIP could not be taken (rule E10).
     VipFailed,
     /// The metadata could not be brought into service (rule M2).
@@ -78,6 +85,8 @@ impl Reason {
             Self::BetterMaster => "better_master",
             Self::TieLost => "tie_lost",
             Self::Overslept => "overslept",
+            Self::LeaseAcquired => "lease_acquired",
+            Self::LeaseExpired => "lease_expired",
             Self::VipFailed => "vip_failed",
             Self::PromotionFailed => "promotion_failed",
             Self::MetadataMasterLost => "metadata_master_lost",
@@ -87,7 +96,7 @@ impl Reason {
 }
 
 /// A change of state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Transition {
     /// Before.
     pub from: State,
@@ -116,6 +125,14 @@ pub enum Timer {
     Promote,
     /// The VIP is to be given up, or gone, or the node to have left, by then.
     Resign,
+    /// The next round of heartbeats is due.
+    Heartbeat,
+    /// The lease ends.
+    LeaseEnd,
+    /// A grant that this voter gave ends.
+    GrantEnd,
+    /// This candidate's turn to ask for the lease.
+    Ask,
     /// A step of promotion or resignation has taken too long, or is asked for again.
     Step,
 }
@@ -132,6 +149,10 @@ impl Timer {
             Self::HoldDown => "hold_down",
             Self::Promote => "promote",
             Self::Resign => "resign",
+            Self::Heartbeat => "heartbeat",
+            Self::LeaseEnd => "lease_end",
+            Self::GrantEnd => "grant_end",
+            Self::Ask => "ask",
             Self::Step => "step",
         }
     }

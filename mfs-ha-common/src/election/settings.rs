@@ -6,7 +6,7 @@ use crate::net::Ipv4;
 use crate::priority::Priority;
 
 /// What an operator configures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// advbase and advskew.
     pub priority: Priority,

@@ -1,7 +1,9 @@
 //! What stands against a node: demotion, and what the way into service allows.
 
+use crate::promotion::Phase;
+
 /// Why a node advertises a worse priority than configured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Demotion {
     /// Adverts cannot be sent.
     pub send_failure: bool,
@@ -39,8 +41,12 @@ impl Demotion {
 }
 
 /// What the way into service allows the election.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Standing {
+    /// How far the node is in serving.
+    pub(crate) phase: Phase,
+    /// No metadata master of this node runs.
+    pub(crate) is_master_gone: bool,
     /// An earlier service is not undone yet: master by no rule.
     pub(crate) is_barred: bool,
     /// A live master is left alone, however bad it is.

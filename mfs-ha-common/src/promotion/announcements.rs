@@ -12,7 +12,7 @@ const LAST_ANNOUNCEMENT: Duration = Duration::from_secs(1);
 const ANNOUNCE_SPACING: Duration = Duration::from_millis(100);
 
 /// When gratuitous ARPs are due (rule E9).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Announcements {
     last: Option<Timestamp>,
     due: Option<Timestamp>,

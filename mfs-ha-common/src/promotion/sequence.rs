@@ -23,7 +23,7 @@ const RESTARTS_MAX: u8 = 1;
 const DOUBLINGS_MAX: u8 = 4;
 
 /// The step that is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RunningStep {
     /// Which one.
     pub step: Step,
@@ -34,7 +34,7 @@ pub struct RunningStep {
 }
 
 /// How far giving up has come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Resignation {
     since: Timestamp,
     /// When the VIP was asked to go.
@@ -46,7 +46,7 @@ struct Resignation {
 }
 
 /// The way into service and out of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Promotion {
     service: Service,
     phase: Phase,
@@ -115,6 +115,12 @@ impl Promotion {
     pub(crate) fn is_cleared(&self) -> bool {
         self.resignation
             .is_none_or(|ending| ending.is_master_gone && ending.is_restored)
+    }
+
+    /// Says whether no metadata master of this node runs, as far as was told.
+    pub(crate) fn is_master_gone(&self) -> bool {
+        let is_gone = |ending: Resignation| ending.is_master_gone;
+        !self.is_serving() && self.resignation.is_none_or(is_gone)
     }
 
     /// Says whether the node is on its way to serving, or serves.

@@ -109,7 +109,7 @@ impl Step {
 }
 
 /// What a node serves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Service {
     /// The virtual address alone.
     #[default]

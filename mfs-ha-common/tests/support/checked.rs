@@ -650,7 +650,8 @@ impl Turn<'_> {
             self.before.priority
         };
         match report.reason {
-            Reason::Started => false,
+            // In carp mode there is no lease.
+            Reason::Started | Reason::LeaseAcquired | Reason::LeaseExpired => false,
             Reason::LinkUp => {
                 self.event == Event::LinkUp && from == State::Init && to == State::Backup
             }

@@ -2,8 +2,9 @@
 
 use core::time::Duration;
 
-use crate::cluster::{Members, Membership, NodeId, Timing};
+use crate::cluster::{MEMBERS_MAX, Members, Membership, NodeId, Timing};
 use crate::durable::Durable;
+use crate::net::Ipv4;
 use crate::priority::Priority;
 
 /// Default of [`Settings::max_lag`].
@@ -12,7 +13,7 @@ pub const MAX_LAG: u64 = 1000;
 pub const COLD_START_WAIT: Duration = Duration::from_secs(30);
 
 /// What an operator configures, and what an earlier life left on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// Number of the cluster: a digest of its name.
     pub cluster: u64,
@@ -20,6 +21,9 @@ pub struct Settings {
     pub own: NodeId,
     /// All members.
     pub members: Members,
+    /// Where each of them stands in the VIP's network, in the order of the list: by that a standby knows whose
+    /// metadata it follows.
+    pub sources: [Ipv4; MEMBERS_MAX],
     /// Generation of the list.
     pub generation: u32,
     /// The list that was in force before, where this one has not come into force yet (rule L10).

@@ -26,6 +26,8 @@ pub struct LeaseStatus {
     pub is_frozen: bool,
     /// Why it does not ask for a lease.
     pub obstacle: Option<Obstacle>,
+    /// The last request that it refused, and why.
+    pub refused: Option<(NodeId, Refusal)>,
     /// What it wants to have on disk.
     pub durable: Durable,
     /// Whether that is on disk.
@@ -82,6 +84,47 @@ impl Obstacle {
             Self::ColdStart => "cold_start",
             Self::Freezing => "freezing",
             Self::Waiting => "waiting",
+        }
+    }
+}
+
+/// Why a voter does not grant what it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// It started less than T ago, and may have granted something just before (rule L1).
+    Started,
+    /// It has granted the lease to somebody else (rule L1).
+    Granted,
+    /// It has granted this epoch, or a higher one, before (rule L1).
+    Epoch,
+    /// The request does not answer what this voter said a moment ago (rule L8).
+    Outdated,
+    /// Another member list, or one that is not in force yet (rule L10).
+    Members,
+    /// Somebody else who counts has newer metadata (rule L1).
+    Stale,
+    /// A holder was heard to have much newer metadata (rule L1e).
+    Behind,
+    /// The metadata are of another file system (rule L1).
+    OtherMetadata,
+    /// The metadata of a node that counts are not final yet (rule L1b).
+    NotFrozen,
+}
+
+impl Refusal {
+    /// Returns the name that status and log use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Granted => "granted",
+            Self::Epoch => "epoch",
+            Self::Outdated => "outdated",
+            Self::Members => "members",
+            Self::Stale => "stale",
+            Self::Behind => "behind",
+            Self::OtherMetadata => "other_metadata",
+            Self::NotFrozen => "not_frozen",
         }
     }
 }
