@@ -8,6 +8,8 @@ use crate::promotion::Step;
 
 /// Something for the daemon to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Action {
     /// Send an advert and report [`AdvertSent`](crate::event::Event::AdvertSent) or
     /// [`SendFailed`](crate::event::Event::SendFailed).
@@ -51,6 +53,8 @@ pub enum Action {
 
 /// The operator's programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Hook {
     /// Called when the VIP was taken.
     Up,

@@ -8,6 +8,7 @@ pub const MEMBERS_MAX: usize = 7;
 
 /// A node's number in its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodeId(NonZeroU8);
 
 impl NodeId {
@@ -35,6 +36,8 @@ impl core::fmt::Display for NodeId {
 
 /// What a member does. All members vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Role {
     /// May become master.
     Candidate,
@@ -55,6 +58,7 @@ impl Role {
 
 /// One line of the member list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Member {
     /// Which node.
     pub id: NodeId,
@@ -64,6 +68,7 @@ pub struct Member {
 
 /// The member list, sorted by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Members {
     slots: [Option<Member>; MEMBERS_MAX],
 }
@@ -158,6 +163,7 @@ impl Members {
 
 /// The times that the rules of the lease are made of. All nodes need the same ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Timing {
     /// H: from one heartbeat to the next, whole milliseconds.
     pub interval: Duration,
@@ -190,6 +196,7 @@ impl Timing {
 /// What has to be equal for a grant: the generation of the member list, and a digest of everything that the
 /// rules depend on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Membership {
     /// Rises by one with each change of the list.
     pub generation: u32,

@@ -10,6 +10,7 @@ use crate::heartbeat::Ballot;
 /// [`Event::Stored`](crate::event::Event::Stored) says that it is on disk. A later one replaces an earlier
 /// one that was not written yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Durable {
     /// The number of this life of the daemon (rule L8).
     pub boot: u64,

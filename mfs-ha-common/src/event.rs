@@ -12,6 +12,8 @@ use crate::validate::Verified;
 
 /// A fact that the decision core is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Event {
     /// A peer's advert was accepted. It changes deadlines; silence itself is judged at [`Event::Tick`].
     AdvertReceived {

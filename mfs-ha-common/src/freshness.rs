@@ -8,6 +8,7 @@ use core::fmt;
 /// A version alone says nothing across epochs: each promotion begins where its node was, and the history
 /// that was left behind may have gone further.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Freshness {
     // The order of the fields is the order of comparison.
     /// The metadata epoch, which rises with each committed promotion. 0: none was ever committed.
@@ -24,6 +25,7 @@ impl fmt::Display for Freshness {
 
 /// The metadata of one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Metadata {
     /// MooseFS's id of the file system; 0 where there is none.
     pub id: u64,

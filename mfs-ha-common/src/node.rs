@@ -18,6 +18,7 @@ use crate::time::Timestamp;
 
 /// What an operator configures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NodeConfig {
     /// The part of carp mode.
     pub election: Settings,

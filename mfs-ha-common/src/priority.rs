@@ -10,6 +10,7 @@ pub const DEMOTED_ADVSKEW: u8 = 240;
 
 /// An advertisement interval: advbase whole seconds and advskew 1/256 s. The lower one wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Priority {
     // The order of the fields is the order of comparison: advskew is always less than one second.
     advbase: u8,

@@ -21,6 +21,7 @@ use crate::stats::{DropReason, PassReason};
 ///
 /// Only validation makes one, and only this type fits into an event of the decision core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Verified<T>(T);
 
 impl<T> Verified<T> {

@@ -139,6 +139,7 @@ impl Packet {
 
 /// What an advert says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Advert {
     /// Virtual host id.
     pub vhid: u8,

@@ -12,6 +12,8 @@ use crate::time::Timestamp;
 
 /// CARP's states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum State {
     /// The interface cannot be used.
     Init,
@@ -35,6 +37,8 @@ impl State {
 
 /// Why a state was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Reason {
     /// The daemon started and the interface cannot be used yet.
     Started,
@@ -97,6 +101,7 @@ impl Reason {
 
 /// A change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Transition {
     /// Before.
     pub from: State,

@@ -7,6 +7,7 @@ use crate::priority::Priority;
 
 /// What an operator configures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Settings {
     /// advbase and advskew.
     pub priority: Priority,

@@ -19,6 +19,7 @@ use crate::time::Timestamp;
 
 /// Names one round of heartbeats: the life of its sender and the number within it. Rises strictly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Stamp {
     // The order of the fields is the order of comparison.
     /// Rises with each start of the sender's daemon. 0: no stamp.
@@ -29,6 +30,7 @@ pub struct Stamp {
 
 /// A lease that was asked for or granted: its number and for whom.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Ballot {
     /// The lease epoch. 0: none.
     pub epoch: u64,
@@ -38,6 +40,7 @@ pub struct Ballot {
 
 /// A grant that has not run out at its voter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Grant {
     /// What was granted; epoch 0 where there is no grant.
     pub ballot: Ballot,
@@ -47,6 +50,7 @@ pub struct Grant {
 
 /// What a sender says of the last heartbeat that it took from the receiver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Echo {
     /// Which one; boot 0 where there was none.
     pub stamp: Stamp,
@@ -56,6 +60,7 @@ pub struct Echo {
 
 /// Yes and no in a heartbeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Flags(u16);
 
 impl Flags {
@@ -94,6 +99,7 @@ impl Flags {
 
 /// What one node tells another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Heartbeat {
     /// Which cluster both belong to.
     pub cluster: u64,

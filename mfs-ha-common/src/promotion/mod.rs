@@ -39,6 +39,8 @@ pub const STABLE: Duration = Duration::from_secs(30);
 
 /// How far this node is in serving.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Phase {
     /// Does not serve.
     #[default]

@@ -36,6 +36,8 @@ pub const RESIGNATION: [Step; 3] = [Step::StopMaster, Step::ReleaseVip, Step::Re
 /// [`Action::RunStep`](crate::action::Action::RunStep); those two are what
 /// [`Action::SetVip`](crate::action::Action::SetVip) does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Step {
     /// Kill any mfsmaster that works on the data directory.
     StopStray,
@@ -110,6 +112,8 @@ impl Step {
 
 /// What a node serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Service {
     /// The virtual address alone.
     #[default]

@@ -14,6 +14,7 @@ pub const COLD_START_WAIT: Duration = Duration::from_secs(30);
 
 /// What an operator configures, and what an earlier life left on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Settings {
     /// Number of the cluster: a digest of its name.
     pub cluster: u64,
