@@ -25,6 +25,10 @@ use crate::moosefs::followed::Followed;
 /// speaks every advbase seconds and a bit.
 const LISTEN: Duration = Duration::from_secs(2);
 
+/// How long a daemon that starts knocks at the ports of a master that it hears before it believes that
+/// nothing is served there.
+const KNOCK: Duration = Duration::from_secs(3);
+
 /// How long a running mfsmetalogger may have nothing that could be promoted before its files are
 /// archived and it downloads everything anew. Doubles with each time, up to [`RENEW_AFTER_MAX`].
 const RENEW_AFTER: Duration = Duration::from_secs(30);
@@ -43,8 +47,8 @@ pub(super) struct Care {
     files: Files,
     /// The master that was heard last, and since when.
     heard: Option<(Ipv4Addr, Instant)>,
-    /// Whether it was seen to serve at the last look from here.
-    accepts: Option<bool>,
+    /// It was asked for long enough, and did not serve.
+    is_denied: bool,
     /// The metalogger's last start.
     followed: Option<Followed>,
     has_metalogger: bool,
@@ -83,7 +87,7 @@ impl Care {
             serves_after,
             files: Files::Unknown,
             heard: None,
-            accepts: None,
+            is_denied: false,
             followed,
             has_metalogger: false,
             connection: None,
@@ -98,7 +102,7 @@ impl Care {
     /// Another node is master.
     pub(super) fn heard(&mut self, master: Option<Ipv4Addr>) {
         self.heard = master.map(|master| (master, Instant::now()));
-        self.accepts = None;
+        self.is_denied = false;
     }
 
     /// The master that was heard last.
@@ -110,7 +114,7 @@ impl Care {
     pub(super) fn took_over(&mut self) {
         self.files = Files::Complete;
         self.heard = None;
-        self.accepts = None;
+        self.is_denied = false;
     }
 
     /// The metalogger's last start.
@@ -152,7 +156,10 @@ impl Care {
 
     /// Whether the present master was seen to serve from here.
     pub(super) fn probed(&mut self, serves: bool) {
-        self.accepts = Some(serves);
+        let has_had_time = self
+            .heard
+            .is_some_and(|(_, since)| since.elapsed() >= KNOCK);
+        self.is_denied = !serves && has_had_time;
         let since = if self.follows() {
             self.unconnected_since
         } else {
@@ -228,15 +235,15 @@ impl Care {
     }
 
     fn what_is_unknown(&self) -> Option<String> {
-        match (self.master(), self.accepts) {
-            (None, _) if self.started.elapsed() < LISTEN => {
+        match self.master() {
+            None if self.started.elapsed() < LISTEN => {
                 Some("has just started and listens for a master".to_owned())
             }
-            (Some(master), None) => Some(format!(
+            Some(master) if !self.is_denied => Some(format!(
                 "{master} is master, and whether it has served is not known yet"
             )),
             // As far as can be seen nobody has served since this daemon started.
-            (None, _) | (Some(_), Some(_)) => None,
+            None | Some(_) => None,
         }
     }
 

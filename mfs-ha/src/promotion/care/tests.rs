@@ -106,6 +106,10 @@ async fn a_new_daemon_does_not_know_until_it_has_asked() {
     care.heard(Some(N1));
     assert!(care.staleness().is_some());
     care.probed(false);
+    assert!(care.staleness().is_some(), "it may only be busy");
+    advance(KNOCK).await;
+    assert!(care.staleness().is_some(), "nor was it asked since");
+    care.probed(false);
     assert_eq!(care.staleness(), None, "a master that does not serve");
     care.probed(true);
     assert!(care.staleness().is_some(), "one that does");
