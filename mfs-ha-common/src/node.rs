@@ -114,7 +114,7 @@ impl Node {
     /// Takes a fact and returns what to do about it.
     pub fn handle(&mut self, now: Timestamp, event: Event) -> Actions {
         let mut actions = Actions::default();
-        if self.has_left {
+        if self.has_left || self.is_early(now, event) {
             return actions;
         }
         self.at = now;
@@ -132,6 +132,14 @@ impl Node {
         self.take_in(now, event, &mut actions);
         self.settle(now, &mut actions);
         actions
+    }
+
+    /// What an early tick would find is found at the deadline, or when something is heard. In carp mode there is
+    /// nothing to be found between two deadlines.
+    fn is_early(&self, now: Timestamp, event: Event) -> bool {
+        let is_due = |(at, _): (Timestamp, Timer)| at <= now;
+        let asks_majority = self.election.quorum().is_some();
+        asks_majority && event == Event::Tick && !self.poll_timeout().is_some_and(is_due)
     }
 
     /// Returns when a [`Event::Tick`] is due, and what for. `None`: only another event can matter.

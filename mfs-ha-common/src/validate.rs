@@ -30,6 +30,13 @@ impl<T> Verified<T> {
         Self(value)
     }
 
+    /// Wraps what was verified when it was recorded.
+    #[cfg(feature = "serde")]
+    #[must_use]
+    pub const fn from_recording(value: T) -> Self {
+        Self(value)
+    }
+
     /// Returns the value.
     #[inline(always)]
     #[must_use]

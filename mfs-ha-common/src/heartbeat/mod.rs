@@ -125,7 +125,7 @@ pub struct Heartbeat {
     pub flags: Flags,
     /// Its effective priority.
     pub priority: Priority,
-    /// Members that it hears, itself included.
+    /// Members that it hears: a bit for each place in the list, the lowest for the first, its own one set.
     pub heard: u8,
     /// Whom it takes for the holder of the lease; 0 for nobody.
     pub holder: u8,

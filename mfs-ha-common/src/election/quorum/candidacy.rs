@@ -18,10 +18,14 @@ type Rank = (Reverse<Freshness>, Priority, NodeId);
 impl Election {
     /// Returns when this node's lease ends, if a majority ever granted it.
     pub(super) fn lease_ends(&self) -> Option<Timestamp> {
-        let timing = self.settings.timing;
-        let span = timing.lease.saturating_sub(timing.allowance());
         self.lease
-            .and_then(|lease| lease.ends(self.settings.members.majority(), span))
+            .and_then(|lease| lease.ends(self.settings.members.majority(), self.lease_span()))
+    }
+
+    /// T − ε.
+    fn lease_span(&self) -> Duration {
+        let timing = self.settings.timing;
+        timing.lease.saturating_sub(timing.allowance())
     }
 
     /// Does what has become possible. Returns why this node becomes master, where it does.
@@ -45,9 +49,8 @@ impl Election {
 
     /// A holder keeps its lease while it is master or its metadata master may live, and not longer.
     fn hold_on(&mut self, now: Timestamp, lease: Lease) {
-        let ends = self.lease_ends();
         if self.state != State::Master {
-            let is_over = ends.is_none_or(|ends| ends <= now);
+            let is_over = self.lease_ends().is_none_or(|ends| ends <= now);
             if is_over || self.standing.is_master_gone || self.standing.stuck {
                 self.release(now);
             }
@@ -57,7 +60,8 @@ impl Election {
         let highest = self.highest_free_epoch(now);
         if highest > lease.ballot.epoch {
             let ballot = self.next_ballot();
-            self.lease = Some(lease.raised(ballot, now, ends));
+            let majority = self.settings.members.majority();
+            self.lease = Some(lease.raised(ballot, now, majority, self.lease_span()));
             self.wants_round = true;
         }
     }
@@ -188,7 +192,7 @@ impl Election {
         if self.standing.is_barred {
             return Some(Obstacle::Resigning);
         }
-        if now < self.hold_down {
+        if self.is_held_down(now) {
             return Some(Obstacle::HoldDown);
         }
         (!self.is_ready(now)).then_some(Obstacle::NotReady)
@@ -249,6 +253,29 @@ impl Election {
         let since = *self.free_since.get_or_insert(now);
         let wait = self.slot(now).saturating_mul(self.rank(now));
         since.after(wait).max(self.retry_at)
+    }
+
+    /// Says whether this node leaves the lease to others after a failure (rules M2 and L1d). Whom nobody can
+    /// replace tries once more, soon, before it leaves it to who has less.
+    pub(super) fn is_held_down(&self, now: Timestamp) -> bool {
+        let may_try_again = self.failures() < 2 && now >= self.second_try;
+        now < self.hold_down && !(may_try_again && self.is_freshest_alone(now))
+    }
+
+    /// Returns the attempts that came to nothing; the one that is under way is not one of them yet.
+    pub(super) fn failures(&self) -> u8 {
+        let under_way = u8::from(self.lease.is_some());
+        self.durable.attempts.saturating_sub(under_way)
+    }
+
+    /// Says whether every ready candidate that is heard has older metadata.
+    pub(super) fn is_freshest_alone(&self, now: Timestamp) -> bool {
+        let own = self.metadata.freshness;
+        self.has_metadata
+            && self
+                .those_heard(now)
+                .filter(|(_, heartbeat)| heartbeat.flags.has(Flags::READY))
+                .all(|(_, heartbeat)| heartbeat.metadata.freshness < own)
     }
 
     /// Returns how many candidates have their turn before this one.

@@ -16,8 +16,8 @@ pub(super) struct Lease {
     pub(super) is_held: bool,
     /// When the newest request was sent that each member has granted.
     acknowledged: [Option<Timestamp>; MEMBERS_MAX],
-    /// Until when the epoch before lasts, while this one is asked for (rule L3).
-    before: Option<Timestamp>,
+    /// What is held, and until when, while this one is asked for (rule L3).
+    before: Option<(Ballot, Timestamp)>,
 }
 
 impl Lease {
@@ -32,12 +32,25 @@ impl Lease {
     }
 
     /// Asks for a higher epoch and keeps what is held until that ends.
-    pub(super) fn raised(&self, ballot: Ballot, now: Timestamp, ends: Option<Timestamp>) -> Self {
+    pub(super) fn raised(
+        &self,
+        ballot: Ballot,
+        now: Timestamp,
+        majority: usize,
+        span: Duration,
+    ) -> Self {
+        let ends = self.ends(majority, span);
         Self {
             is_held: self.is_held,
-            before: ends,
+            before: ends.map(|ends| (self.held(majority), ends)),
             ..Self::new(ballot, now)
         }
+    }
+
+    /// Returns what is held: this epoch, or the one before while a majority has not granted this one.
+    pub(super) fn held(&self, majority: usize) -> Ballot {
+        let before = self.before.filter(|_| !self.has_majority(majority));
+        before.map_or(self.ballot, |(ballot, _)| ballot)
     }
 
     /// Takes note that a member has granted the request that was sent then.
@@ -59,7 +72,9 @@ impl Lease {
         let decisive = majority
             .checked_sub(1)
             .and_then(|last| newest.get(last).copied().flatten());
-        decisive.map(|sent_at| sent_at.after(span)).max(self.before)
+        decisive
+            .map(|sent_at| sent_at.after(span))
+            .max(self.before.map(|(_, ends)| ends))
     }
 }
 
@@ -107,15 +122,19 @@ mod tests {
     fn a_raised_one_keeps_what_is_held_until_that_ends() {
         let mut held = lease();
         held.is_held = true;
+        held.acknowledge(0, at(4));
+        held.acknowledge(1, at(4));
         let ballot = Ballot {
             epoch: 9,
             candidate: 1,
         };
-        let mut raised = held.raised(ballot, at(100), Some(at(300)));
+        let mut raised = held.raised(ballot, at(100), 2, SPAN);
         assert!(raised.is_held && !raised.has_majority(1));
+        assert_eq!(raised.held(2), held.ballot);
         assert_eq!(raised.ends(2, SPAN), Some(at(300)));
         raised.acknowledge(0, at(110));
         raised.acknowledge(1, at(110));
         assert_eq!(raised.ends(2, SPAN), Some(at(406)));
+        assert_eq!(raised.held(2), ballot);
     }
 }

@@ -5,6 +5,20 @@ use crate::cluster::{Members, Membership, NodeId};
 use crate::heartbeat::{Ballot, Heartbeat};
 use crate::time::Timestamp;
 
+/// The bit of a place in the member list; there are seven places.
+const fn bit(place: usize) -> u8 {
+    match place {
+        0 => 1,
+        1 => 1 << 1,
+        2 => 1 << 2,
+        3 => 1 << 3,
+        4 => 1 << 4,
+        5 => 1 << 5,
+        6 => 1 << 6,
+        _ => 0,
+    }
+}
+
 impl Election {
     fn horizon(&self, now: Timestamp) -> Timestamp {
         let patience = u64::try_from(self.patience().as_nanos()).unwrap_or(u64::MAX);
@@ -30,6 +44,39 @@ impl Election {
             .filter(|(_, heartbeat)| heartbeat.membership == self.stored.membership)
             .count();
         u8::try_from(others).unwrap_or(u8::MAX).saturating_add(1)
+    }
+
+    /// Returns the same as the bits of a heartbeat.
+    pub(super) fn heard_bits(&self, now: Timestamp) -> u8 {
+        self.those_heard(now)
+            .filter(|(_, heartbeat)| heartbeat.membership == self.stored.membership)
+            .fold(bit(self.place), |bits, (place, _)| bits | bit(place))
+    }
+
+    /// Returns how many members hear the one at `place` and are heard by it, as far as this node is told, that
+    /// one included. Who has no majority of these cannot win, and must not keep others from it.
+    pub(super) fn mutually_heard(&self, now: Timestamp, place: usize) -> usize {
+        let bits = |of: usize| {
+            if of == self.place {
+                return self.heard_bits(now);
+            }
+            let last = self.peers.get(of).and_then(|peer| peer.last);
+            last.map_or(0, |(heartbeat, _)| heartbeat.heard)
+        };
+        let theirs = bits(place);
+        let hears = |other: usize| theirs & bit(other) != 0;
+        let is_heard_by = |other: usize| other == self.place || self.is_heard(now, other);
+        (0..self.settings.members.len())
+            .filter(|other| {
+                *other == place
+                    || (hears(*other) && is_heard_by(*other) && bits(*other) & bit(place) != 0)
+            })
+            .count()
+    }
+
+    fn is_heard(&self, now: Timestamp, place: usize) -> bool {
+        let peer = self.peers.get(place);
+        peer.is_some_and(|peer| peer.heard_since(self.horizon(now)).is_some())
     }
 
     /// Returns the holder that is heard, if one is, and where its last heartbeat came.
@@ -88,7 +135,7 @@ impl Election {
         LeaseStatus {
             ballot: self
                 .lease
-                .map_or_else(Ballot::default, |lease| lease.ballot),
+                .map_or_else(Ballot::default, |lease| lease.held(majority)),
             ends: self
                 .lease_ends()
                 .filter(|_| self.lease.is_some_and(|lease| lease.is_held)),

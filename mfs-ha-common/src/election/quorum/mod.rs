@@ -52,10 +52,6 @@ use crate::time::Timestamp;
 /// How often the version of a holder's metadata is brought to disk (rule L1e).
 const SEEN_SPAN: Duration = Duration::from_secs(1);
 
-/// For how long a node that served counts with what it last said of its metadata, until it has looked at
-/// them (rule L1).
-const LOOK_LIMIT: Duration = Duration::from_secs(1);
-
 /// The quorum election of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Election {
@@ -68,6 +64,8 @@ pub struct Election {
     state: State,
     demotion: Demotion,
     hold_down: Timestamp,
+    /// When it may try once more where nobody else is as fresh (rule L1d).
+    second_try: Timestamp,
     standing: Standing,
     born: Timestamp,
     rounds: Rounds,
@@ -78,7 +76,7 @@ pub struct Election {
     has_metadata: bool,
     /// The metadata were looked at since this node started, or served.
     is_settled: bool,
-    /// It served, and has not looked at its metadata since: they count until then.
+    /// It served, and has not looked at its metadata since: what it said last counts for T.
     counts_until: Option<Timestamp>,
     /// Changes may still arrive.
     follows: bool,
@@ -128,6 +126,7 @@ impl Election {
             state: State::Init,
             demotion: Demotion::NONE,
             hold_down: Timestamp::default(),
+            second_try: Timestamp::default(),
             standing: Standing::default(),
             born: now,
             rounds: Rounds::new(durable.boot, timing.interval, now),
@@ -227,6 +226,7 @@ impl Election {
             self.demotion.promotion_failure = true;
         }
         self.hold_down = now.after(span);
+        self.second_try = now.after(self.settings.timing.lease);
     }
 
     pub(crate) const fn service_began(&mut self, now: Timestamp) {
@@ -253,7 +253,7 @@ impl Election {
             // What it has now is to be looked at; until then what it said last counts.
             self.is_settled = false;
             let was_active = self.standing.phase == Phase::Active;
-            self.counts_until = was_active.then(|| now.after(LOOK_LIMIT));
+            self.counts_until = was_active.then(|| now.after(self.settings.timing.lease));
         }
         if serves {
             self.follows = false;
@@ -462,7 +462,7 @@ impl Election {
             phase: self.standing.phase,
             flags: self.flags(now, is_held),
             priority: self.priority(),
-            heard: self.heard(now),
+            heard: self.heard_bits(now),
             holder: self.holder_id(now).map_or(0, NodeId::get),
             request: ballot.epoch,
             grant: self.voter.grant(now).unwrap_or_default(),

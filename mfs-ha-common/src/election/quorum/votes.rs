@@ -153,7 +153,7 @@ impl Election {
     }
 
     /// Returns what others have whose metadata count (rule L1), and whether they are final: nodes that hear
-    /// this voter and a majority, and this node itself.
+    /// this voter, and a majority that hears them, and this node itself.
     fn those_who_count(
         &self,
         now: Timestamp,
@@ -161,17 +161,19 @@ impl Election {
     ) -> impl Iterator<Item = (Metadata, bool)> + '_ {
         let majority = self.settings.members.majority();
         let window = self.settings.timing.interval.saturating_mul(4);
-        let others = self.peers.iter().filter_map(move |peer| {
+        let others = self.peers.iter().enumerate();
+        let others = others.filter_map(move |(place, peer)| {
             let (heartbeat, _) = peer.last.as_ref()?;
             let answered = self.rounds.sent_at(heartbeat.echo.stamp)?;
-            let hears = now.since(answered) <= window && usize::from(heartbeat.heard) >= majority;
+            let could_win =
+                now.since(answered) <= window && self.mutually_heard(now, place) >= majority;
             let counts = heartbeat.flags.has(Flags::COUNTS) && heartbeat.sender != applicant;
             let is_frozen = heartbeat.flags.has(Flags::FROZEN);
-            (hears && counts).then_some((heartbeat.metadata, is_frozen))
+            (could_win && counts).then_some((heartbeat.metadata, is_frozen))
         });
         let counts = self.counts(now)
             && self.settings.own != applicant
-            && usize::from(self.heard(now)) >= majority;
+            && self.mutually_heard(now, self.place) >= majority;
         let own = counts.then_some((self.metadata, self.is_frozen()));
         others.chain(own)
     }
@@ -233,7 +235,7 @@ impl Election {
 
     /// Says whether this node could serve what it has.
     pub(super) fn is_ready(&self, now: Timestamp) -> bool {
-        self.could_serve() && now >= self.hold_down
+        self.could_serve() && !self.is_held_down(now)
     }
 
     fn could_serve(&self) -> bool {
@@ -249,7 +251,7 @@ impl Election {
     /// fails again and again must not keep those who could serve from it.
     pub(super) fn counts(&self, now: Timestamp) -> bool {
         let has_served = self.counts_until.is_some_and(|until| now < until);
-        let may_fail_once = (self.could_serve() || has_served) && self.durable.attempts < 2;
+        let may_fail_once = (self.could_serve() || has_served) && self.failures() < 2;
         self.is_ready(now) || may_fail_once
     }
 
