@@ -10,6 +10,7 @@ use mfs_ha_common::action::Action;
 use mfs_ha_common::election::State;
 use mfs_ha_common::election::quorum::Obstacle;
 use mfs_ha_common::event::Event;
+use mfs_ha_common::heartbeat::{Flags, Grant, Heartbeat, Stamp};
 use mfs_ha_common::node::NodeStatus;
 use mfs_ha_common::promotion::Phase;
 use mfs_ha_common::time::Timestamp;
@@ -27,6 +28,10 @@ pub(crate) struct Judge {
     leased_at: u64,
     /// Who has held each epoch.
     holders: BTreeMap<u64, Id>,
+    /// What each round asked for, and whether as a holder.
+    asked: BTreeMap<(Id, Stamp), bool>,
+    /// What each voter said last that it has granted, and the highest that it ever said.
+    granted: Vec<(Grant, u64)>,
     pub(crate) takeovers: u64,
     pub(crate) leaseless_max: u64,
 }
@@ -38,6 +43,8 @@ impl Judge {
             good_since: vec![None; 1 << members],
             leased_at: 0,
             holders: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            granted: vec![(Grant::default(), 0); members],
             takeovers: 0,
             leaseless_max: 0,
         }
@@ -143,6 +150,42 @@ impl Judge {
                 format!("{id} takes the VIP without a lease: {lease:?}"),
             );
         }
+    }
+
+    /// What a voter says it has granted is on its disk (L4), is not lower than before (L1), and is only extended
+    /// for a holder (L1c).
+    pub(crate) fn check_heartbeat(world: &mut World, from: Id, heartbeat: &Heartbeat) {
+        let is_held = heartbeat.flags.has(Flags::HELD);
+        world.judge.asked.insert((from, heartbeat.stamp), is_held);
+        let grant = heartbeat.grant;
+        let epoch = grant.ballot.epoch;
+        if epoch == 0 || world.plan.rolls_back {
+            return;
+        }
+        let now = world.now;
+        let (before, highest) = world.judge.granted[from];
+        if epoch > world.members[from].disk.granted.epoch {
+            world.judge.fail(
+                now,
+                format!("L4: {from} answers with {grant:?} before it is on disk"),
+            );
+        }
+        if epoch < highest {
+            world.judge.fail(
+                now,
+                format!("L1: {from} grants {grant:?} after epoch {highest}"),
+            );
+        }
+        let candidate = usize::from(grant.ballot.candidate) - 1;
+        let was_held = world.judge.asked.get(&(candidate, grant.request)).copied();
+        let is_extended = before.ballot == grant.ballot && before.request != grant.request;
+        if is_extended && was_held == Some(false) {
+            world.judge.fail(
+                now,
+                format!("L1c: {from} extends {before:?} to {grant:?} for a repeated ask"),
+            );
+        }
+        world.judge.granted[from] = (grant, highest.max(epoch));
     }
 
     /// S2. Only who was settled and reachable for a while can have been asked.

@@ -21,6 +21,9 @@ use crate::rng::Rng;
 
 pub(crate) type Id = usize;
 
+/// Members that come with later generations of the list, one with each.
+pub(crate) const GROWTH: usize = 2;
+
 /// Changes that a candidate may lack (rule L1e): few, so that the rule matters.
 pub(crate) const MAX_LAG: u64 = 60;
 
@@ -193,9 +196,9 @@ impl Member {
     }
 }
 
-/// The first generation, and the second with one voter more.
+/// The list of a generation: each has one voter more than the one before.
 pub(crate) fn members(plan: &Plan, generation: u32) -> Members {
-    let count = plan.members() + usize::from(generation == 2);
+    let count = plan.members() + usize::try_from(generation.saturating_sub(1)).unwrap();
     let listed = (0..count).map(|place| Listed {
         id: NodeId::new(u8::try_from(place + 1).unwrap()).unwrap(),
         role: if place < plan.candidates {

@@ -4,7 +4,7 @@ use mfs_ha_common::cluster::Role;
 use mfs_ha_common::event::Event;
 use mfs_ha_common::promotion::{PROMOTION, Step};
 
-use crate::member::{Id, StepFault};
+use crate::member::{GROWTH, Id, StepFault};
 use crate::plan::{MS, Plan, SECOND};
 use crate::record::Recording;
 use crate::rng::Rng;
@@ -77,13 +77,13 @@ fn strike(world: &mut World, rng: &mut Rng) {
         52..68 => heal(world),
         68..74 => toggle_loss(world, rng),
         74..80 => toggle_slowness(world, rng),
+        80..97 if world.plan.grows => grow(world, rng),
         80..86 => toggle_fault(world, rng, id),
         86..90 => world.tell(id, Event::StopRequested),
         90..94 => {
             let is_up = !world.members[id].has_link;
             set_link(world, id, is_up);
         }
-        94..97 if world.plan.grows => grow(world),
         97..99 if world.plan.rolls_back => roll_back(world, id),
         _ => lose_master(world, id),
     }
@@ -106,7 +106,9 @@ fn pause(world: &mut World, rng: &mut Rng, id: Id) {
     } else {
         2 * SECOND
     };
-    world.members[id].paused_until = world.now + rng.between(MS, longest);
+    let until = world.now + rng.between(MS, longest);
+    let paused_until = &mut world.members[id].paused_until;
+    *paused_until = until.max(*paused_until);
     world.touch(id);
 }
 
@@ -206,19 +208,25 @@ fn lose_master(world: &mut World, id: Id) {
     }
 }
 
-/// Rule L10: one more voter. It comes first, then each of the others is restarted with the new list.
-fn grow(world: &mut World) {
-    let newcomer = world.plan.members();
-    let next = (0..=newcomer)
-        .rev()
-        .find(|id| world.members[*id].generation == 1);
-    if let Some(id) = next {
-        if world.members[id].node.is_some() {
-            world.crash(id);
-        }
-        world.members[id].generation = 2;
-        world.start(id);
+/// Rule L10: one more voter. Whoever has the list of its generation in force is restarted with the next one, in any
+/// order; newcomers come with the first list that names them.
+fn grow(world: &mut World, rng: &mut Rng) {
+    let count = u64::try_from(world.members.len()).unwrap();
+    let id = usize::try_from(rng.below(count)).unwrap();
+    let first = 1 + u32::try_from(id.saturating_sub(world.plan.members() - 1)).unwrap();
+    let generation = world.members[id].generation;
+    let is_new = world.members[id].life == 0;
+    let in_force = world.members[id].disk.membership.generation == generation;
+    let next = if is_new {
+        first
+    } else {
+        generation + u32::from(in_force)
+    };
+    world.members[id].generation = next.min(1 + u32::try_from(GROWTH).unwrap());
+    if world.members[id].node.is_some() {
+        world.crash(id);
     }
+    world.start(id);
 }
 
 /// A machine comes back from a snapshot: what it has granted since is forgotten.

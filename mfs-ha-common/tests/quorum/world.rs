@@ -16,7 +16,7 @@ use mfs_ha_common::promotion::{Phase, Step};
 use mfs_ha_common::validate::Verified;
 
 use crate::judge::Judge;
-use crate::member::{Id, Member, StepFault};
+use crate::member::{GROWTH, Id, Member, StepFault};
 use crate::plan::{Conditions, MS, Plan, SECOND};
 use crate::record::Recording;
 use crate::rng::Rng;
@@ -80,7 +80,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, plan: Plan, recording: Option<Recording>) -> Self {
         let mut rng = Rng(seed ^ 0x5eed);
-        let count = plan.members() + usize::from(plan.grows);
+        let count = plan.members() + if plan.grows { GROWTH } else { 0 };
         let members: Vec<Member> = (0..count)
             .map(|id| {
                 let role = if id < plan.candidates {
@@ -407,6 +407,7 @@ impl World {
             let Some(heartbeat) = heartbeat.filter(|_| to != from) else {
                 continue;
             };
+            Judge::check_heartbeat(self, from, &heartbeat);
             let conditions = self.conditions;
             let copies = 1 + u32::from(self.rng.percent(conditions.duplicate_percent));
             for _ in 0..copies {

@@ -189,6 +189,10 @@ impl Election {
         if !self.is_in_force() {
             return Some(Obstacle::NewMembers);
         }
+        // Who asked now would take votes from others and lack its own.
+        if self.voter.free_since() > now {
+            return Some(Obstacle::Starting);
+        }
         if self.standing.is_barred {
             return Some(Obstacle::Resigning);
         }

@@ -47,6 +47,8 @@ pub enum Obstacle {
     Offline,
     /// The number of this life is not on disk yet.
     NotStored,
+    /// It started less than T ago, and has no vote of its own yet (rule L1).
+    Starting,
     /// The member list is not in force yet (rule L10).
     NewMembers,
     /// The metadata here could not be served (rule M5).
@@ -75,6 +77,7 @@ impl Obstacle {
             Self::Witness => "witness",
             Self::Offline => "offline",
             Self::NotStored => "not_stored",
+            Self::Starting => "starting",
             Self::NewMembers => "new_members",
             Self::NotReady => "not_ready",
             Self::HoldDown => "hold_down",
