@@ -33,6 +33,7 @@ pub mod event;
 pub mod filter;
 pub mod freshness;
 pub mod heartbeat;
+pub mod member;
 pub mod net;
 pub mod node;
 pub mod peer;

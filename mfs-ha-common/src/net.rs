@@ -19,11 +19,17 @@ pub const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 pub const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
 /// EtherType of IPv6.
 pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+/// Bytes of a UDP header.
+pub const UDP_LEN: usize = 8;
 /// IP protocol number that CARP and VRRP share.
 pub const PROTOCOL_CARP: u8 = 112;
+/// IP protocol number of UDP.
+pub const PROTOCOL_UDP: u8 = 17;
 
 /// An IPv4 address as it stands on the wire.
 pub type Ipv4 = [u8; 4];
+/// An IPv6 address as it stands on the wire, or an IPv4 address as ::ffff:a.b.c.d.
+pub type Ipv6 = [u8; 16];
 /// An Ethernet address as it stands on the wire.
 pub type Mac = [u8; 6];
 
@@ -49,6 +55,14 @@ impl Frame for [u8] {
         let end = offset.checked_add(N)?;
         self.get(offset..end)?.try_into().ok()
     }
+}
+
+/// Writes an IPv4 address as an IPv6 one.
+#[inline(always)]
+#[must_use]
+pub const fn mapped(address: Ipv4) -> Ipv6 {
+    let [a, b, c, d] = address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
 /// What follows the link layer.
@@ -123,6 +137,13 @@ impl Ipv4Header {
     #[must_use]
     pub const fn is_fragment(&self) -> bool {
         u16::from_be_bytes([self.bytes[6], self.bytes[7]]) & 0x3fff != 0
+    }
+
+    /// Says whether this is a piece of a datagram that does not begin in it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_later_fragment(&self) -> bool {
+        u16::from_be_bytes([self.bytes[6], self.bytes[7]]) & 0x1fff != 0
     }
 
     /// Returns the time to live.

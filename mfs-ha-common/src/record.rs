@@ -6,7 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::carp::Advert;
-use crate::net::{Ipv4, Mac};
+use crate::heartbeat::{BODY_LEN, Heartbeat, HeartbeatError};
+use crate::net::{Ipv4, Ipv6, Mac};
 use crate::peer::{PeerKey, PeerState};
 use crate::priority::Priority;
 use crate::time::Timestamp;
@@ -14,6 +15,34 @@ use crate::validate::Verified;
 
 /// `AdvertRecord::kind`.
 pub const KIND_ADVERT: u32 = 1;
+
+/// `HeartbeatRecord::kind`.
+pub const KIND_HEARTBEAT: u32 = 2;
+
+/// What the ring holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a record is looked at where it was read and not kept; the core has no allocator for a box"
+)]
+pub enum Record {
+    /// An advert.
+    Advert(AdvertRecord),
+    /// A heartbeat.
+    Heartbeat(HeartbeatRecord),
+}
+
+impl Record {
+    /// Reads a record from the ring buffer.
+    ///
+    /// # Errors
+    /// Another kind or another length: the loaded program is not the one this daemon was built with.
+    pub fn parse(bytes: &[u8]) -> Result<Self, UnknownRecord> {
+        AdvertRecord::parse(bytes)
+            .map(Self::Advert)
+            .or_else(|_| HeartbeatRecord::parse(bytes).map(Self::Heartbeat))
+    }
+}
 
 /// An advert that the XDP program accepted.
 #[derive(Clone, Copy, Debug, Pod, Zeroable, PartialEq, Eq)]
@@ -39,8 +68,30 @@ pub struct AdvertRecord {
     pub advskew: u8,
     /// OpenBSD's demotion count.
     pub demote: u8,
+    /// The member that signed it, 0 for an advert without a trailer.
+    pub node: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
+}
+
+/// A heartbeat that the XDP program accepted.
+#[derive(Clone, Copy, Debug, Pod, Zeroable, PartialEq, Eq)]
+#[repr(C)]
+pub struct HeartbeatRecord {
+    /// [`KIND_HEARTBEAT`].
+    pub kind: u32,
+    /// Interface that the frame arrived on.
+    pub ifindex: u32,
+    /// Arrival, nanoseconds of `CLOCK_BOOTTIME`.
+    pub arrival_ns: u64,
+    /// Source address, an IPv4 one as ::ffff:a.b.c.d. The tag does not cover it.
+    pub source: Ipv6,
+    /// Which of our keys the tag is right under: 0 the current one, 1 the one before it.
+    pub key: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+    /// What was signed.
+    pub body: [u8; BODY_LEN],
 }
 
 /// Bytes from the ring that are no record of this version.
@@ -64,6 +115,15 @@ impl core::fmt::Display for UnknownRecord {
 
 impl core::error::Error for UnknownRecord {}
 
+impl UnknownRecord {
+    fn of(bytes: &[u8]) -> Self {
+        Self {
+            len: bytes.len(),
+            kind: bytes.first_chunk().map(|first| u32::from_ne_bytes(*first)),
+        }
+    }
+}
+
 impl AdvertRecord {
     /// Reads a record from the ring buffer.
     ///
@@ -73,10 +133,7 @@ impl AdvertRecord {
         let record = bytemuck::try_pod_read_unaligned::<Self>(bytes)
             .ok()
             .filter(|record| record.kind == KIND_ADVERT);
-        record.ok_or_else(|| UnknownRecord {
-            len: bytes.len(),
-            kind: bytes.first_chunk().map(|first| u32::from_ne_bytes(*first)),
-        })
+        record.ok_or_else(|| UnknownRecord::of(bytes))
     }
 
     /// Makes the record that the ring buffer had no room for, from what PEERS holds of its sender.
@@ -114,6 +171,33 @@ impl AdvertRecord {
     }
 }
 
+impl HeartbeatRecord {
+    /// Reads a record from the ring buffer.
+    ///
+    /// # Errors
+    /// Another kind or another length: the loaded program is not the one this daemon was built with.
+    pub fn parse(bytes: &[u8]) -> Result<Self, UnknownRecord> {
+        let record = bytemuck::try_pod_read_unaligned::<Self>(bytes)
+            .ok()
+            .filter(|record| record.kind == KIND_HEARTBEAT);
+        record.ok_or_else(|| UnknownRecord::of(bytes))
+    }
+
+    /// Returns the heartbeat. Only the XDP program writes the ring, and only what it verified.
+    ///
+    /// # Errors
+    /// A member that has the key wrote something that this version does not know.
+    pub fn heartbeat(&self) -> Result<Verified<Heartbeat>, HeartbeatError> {
+        Heartbeat::parse(&self.body).map(Verified::from_kernel)
+    }
+
+    /// Returns the arrival time.
+    #[must_use]
+    pub const fn arrival(&self) -> Timestamp {
+        Timestamp::from_nanos(self.arrival_ns)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,5 +219,34 @@ mod tests {
         );
         record.kind = KIND_ADVERT;
         assert_eq!(AdvertRecord::parse(bytemuck::bytes_of(&record)), Ok(record));
+        assert_eq!(
+            Record::parse(bytemuck::bytes_of(&record)),
+            Ok(Record::Advert(record))
+        );
+    }
+
+    #[test]
+    fn kind_and_length_tell_records_apart() {
+        let mut record = HeartbeatRecord::zeroed();
+        record.kind = KIND_HEARTBEAT;
+        let bytes = bytemuck::bytes_of(&record);
+        assert_eq!(Record::parse(bytes), Ok(Record::Heartbeat(record)));
+        let unknown = |bytes: &[u8]| Record::parse(bytes).unwrap_err();
+        assert_eq!(unknown(&bytes[..40]).kind, Some(KIND_HEARTBEAT));
+        assert_eq!(unknown(&bytes[..191]).len, 191);
+        record.kind = KIND_ADVERT;
+        assert_eq!(
+            unknown(bytemuck::bytes_of(&record)),
+            UnknownRecord {
+                len: 192,
+                kind: Some(KIND_ADVERT)
+            }
+        );
+    }
+
+    #[test]
+    fn a_body_that_nobody_writes_is_an_error() {
+        let record = HeartbeatRecord::zeroed();
+        assert_eq!(record.heartbeat(), Err(HeartbeatError::Magic));
     }
 }

@@ -103,7 +103,7 @@ macro_rules! reasons {
 
 reasons! {
     pass {
-        /// Not IP protocol 112.
+        /// Neither IP protocol 112 nor a heartbeat of a cluster that we belong to.
         not_carp NotCarp,
         /// Ends before it can be told whether it is ours.
         runt Runt,
@@ -145,19 +145,55 @@ reasons! {
         bad_ip_sum BadIpSum,
         /// Wrong checksum of the CARP header.
         bad_sum BadSum,
-        /// Bytes after the CARP header while the policy is to refuse them.
-        trailing_bytes TrailingBytes,
         /// A source that is not among the configured peers.
         unknown_peer UnknownPeer,
         /// The counter of the last accepted advert again while the policy is to refuse it.
         repeated_counter RepeatedCounter,
+        /// Bytes after the CARP header that are no trailer, while the policy is to refuse them.
+        trailing_bytes TrailingBytes,
+        /// No signed trailer while the policy is to require one.
+        extension_missing ExtensionMissing,
+        /// A trailer of another cluster.
+        trailer_other_cluster TrailerOtherCluster,
+        /// A trailer with our own id.
+        trailer_own_node TrailerOwnNode,
+        /// A trailer of somebody who is not a member.
+        trailer_unknown_member TrailerUnknownMember,
+        /// A trailer that is not newer than the last one of its sender.
+        trailer_replayed TrailerReplayed,
+        /// A trailer whose tag is right under no key of ours.
+        trailer_bad_tag TrailerBadTag,
         /// Wrong digest: other password, other virtual address, or forged.
         bad_auth BadAuth,
+        /// Sent to the port of heartbeats, and does not begin like one.
+        not_heartbeat NotHeartbeat,
+        /// A heartbeat of another version.
+        other_version OtherVersion,
+        /// A heartbeat of another length.
+        bad_heartbeat_len BadHeartbeatLen,
+        /// Another kind of message than a heartbeat.
+        bad_kind BadKind,
+        /// A heartbeat of another cluster.
+        other_cluster OtherCluster,
+        /// A heartbeat for another node.
+        other_receiver OtherReceiver,
+        /// A heartbeat with our own id as its sender.
+        own_node OwnNode,
+        /// A heartbeat of somebody who is not a member.
+        unknown_member UnknownMember,
+        /// A heartbeat that is not newer than the last one of its sender: replayed, reordered, or come on
+        /// a second way.
+        replayed Replayed,
+        /// A heartbeat whose tag is right under no key of ours.
+        bad_tag BadTag,
     }
     other {
         /// Adverts that were accepted.
         accepted,
-        /// Accepted adverts that found the ring buffer full; PEERS holds their arrival all the same.
+        /// Heartbeats that were accepted.
+        accepted_heartbeats,
+        /// Accepted adverts and heartbeats that found the ring buffer full; PEERS and MEMBERS hold their
+        /// arrival all the same.
         ring_full,
         /// Accepted adverts of a new source that found PEERS full.
         peers_full,

@@ -1,21 +1,28 @@
 //! From a frame to a verdict: the one function that the XDP program and the host share.
 //!
 //! A frame is *ours* when it is IPv4 of protocol 112 in our VLAN to our group, does not look like VRRP
-//! and carries our vhid. What is not ours passes untouched; what is ours is checked from cheap to dear,
-//! the digest last, and dropped at the first fault. Rules and order: `docs/protocol.md`, "Frame classes".
+//! and carries our vhid; or when it is a UDP datagram to the port of heartbeats and this node has a cluster.
+//! What is not ours passes untouched; what is ours is checked from cheap to dear, the digest last, and
+//! dropped at the first fault. Rules and order: `docs/protocol.md`, "Frame classes".
+
+mod extension;
+mod heartbeat;
 
 use crate::carp::checksum;
 use crate::carp::wire::{
     AUTH_WORDS, Advert, HEADER_LEN, HEADER_LEN_U16, Packet, TYPE_ADVERT, VERSION,
 };
-use crate::filter::{
-    ACCEPT_TRAILING_BYTES, FilterConfig, KNOWN_PEERS_ONLY, REJECT_REPEATED_COUNTER, VLAN_ANY,
-};
+use crate::filter::{FilterConfig, KNOWN_PEERS_ONLY, REJECT_REPEATED_COUNTER, VLAN_ANY};
+use crate::heartbeat::Stamp;
+use crate::member::{Claim, Cluster};
 use crate::net::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, IPV6_LEN, Ipv4, Ipv4Header, LinkLayer, PROTOCOL_CARP,
+    PROTOCOL_UDP,
 };
 use crate::peer::Peers;
 use crate::stats::{DropReason, PassReason};
+
+pub use heartbeat::AcceptedHeartbeat;
 
 /// Something whose digest was checked.
 ///
@@ -52,8 +59,12 @@ pub enum Verdict {
     Pass(PassReason),
     /// For us, but not acceptable.
     Drop(DropReason),
+    /// The same, and whoever sent it may be a member that is configured otherwise than we are.
+    Mismatch(DropReason, Claim),
     /// An authenticated advert.
     Accept(Accepted),
+    /// An authenticated heartbeat. Nobody reads it from a socket: it goes nowhere after it was recorded.
+    Heartbeat(AcceptedHeartbeat),
 }
 
 /// An authenticated advert and where it came from.
@@ -65,6 +76,17 @@ pub struct Accepted {
     pub source: Ipv4,
     /// Where the frame goes after it was recorded.
     pub delivery: Delivery,
+    /// Who signed it, where it has a trailer that was looked at. That covers source and priority too.
+    pub extension: Option<Extension>,
+}
+
+/// A trailer whose tag was right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extension {
+    /// The member.
+    pub node: u8,
+    /// Which of its adverts this is.
+    pub stamp: Stamp,
 }
 
 /// Where an accepted frame goes.
@@ -79,31 +101,49 @@ pub enum Delivery {
 /// Judges one frame.
 #[inline(always)]
 #[must_use]
-pub fn validate<F: Frame + ?Sized, P: Peers>(
+pub fn validate<F: Frame + ?Sized, P: Peers, C: Cluster>(
     frame: &F,
     filter: &FilterConfig,
     peers: &P,
+    cluster: &C,
 ) -> Verdict {
-    // Most traffic is not protocol 112 and shall not pay for a call.
-    let link = match find_protocol_112(frame) {
-        Ok(link) => link,
-        Err(reason) => return Verdict::Pass(reason),
-    };
-    match examine(frame, &link, filter, peers) {
-        Examined::Pass(reason) => Verdict::Pass(reason),
-        Examined::Drop(reason) => Verdict::Drop(reason),
-        Examined::Candidate(candidate) if is_authentic(&candidate, filter) => {
-            Verdict::Accept(Accepted {
-                advert: Verified(candidate.advert),
-                source: candidate.source,
-                delivery: candidate.delivery,
-            })
-        }
-        Examined::Candidate(_) => Verdict::Drop(DropReason::BadAuth),
+    // Most traffic is neither and shall not pay for a call.
+    match classify(frame) {
+        Ok(Class::Carp(link)) => validate_advert(frame, &link, filter, peers, cluster),
+        Ok(Class::Heartbeat(link)) => heartbeat::validate(frame, &link, cluster),
+        Err(reason) => Verdict::Pass(reason),
     }
 }
 
-/// A frame after everything but its digest was checked.
+#[inline(always)]
+fn validate_advert<F: Frame + ?Sized, P: Peers, C: Cluster>(
+    frame: &F,
+    link: &LinkLayer,
+    filter: &FilterConfig,
+    peers: &P,
+    cluster: &C,
+) -> Verdict {
+    let candidate = match examine(frame, link, filter, peers) {
+        Examined::Pass(reason) => return Verdict::Pass(reason),
+        Examined::Drop(reason) => return Verdict::Drop(reason),
+        Examined::Candidate(candidate) => candidate,
+    };
+    let extension = match extension::examine(frame, &candidate, filter, cluster) {
+        Ok(extension) => extension,
+        Err(refusal) => return refusal,
+    };
+    if !is_authentic(&candidate, filter) {
+        return Verdict::Drop(DropReason::BadAuth);
+    }
+    Verdict::Accept(Accepted {
+        advert: Verified(candidate.advert),
+        source: candidate.source,
+        delivery: candidate.delivery,
+        extension,
+    })
+}
+
+/// A frame after everything but its trailer and its digest was checked.
 enum Examined {
     Pass(PassReason),
     Drop(DropReason),
@@ -116,6 +156,8 @@ struct Candidate {
     md: [u8; 20],
     source: Ipv4,
     delivery: Delivery,
+    header_at: usize,
+    payload_len: u16,
 }
 
 // A call of its own: the header's bytes would take more BPF stack than the HMAC leaves.
@@ -151,9 +193,16 @@ struct Datagram {
     payload_len: u16,
 }
 
-/// Returns the link layer of an IP datagram of protocol 112.
+/// What may be ours.
+enum Class {
+    /// An IP datagram of protocol 112.
+    Carp(LinkLayer),
+    /// A UDP datagram to the port of heartbeats.
+    Heartbeat(LinkLayer),
+}
+
 #[inline(always)]
-fn find_protocol_112<F: Frame + ?Sized>(frame: &F) -> Result<LinkLayer, PassReason> {
+fn classify<F: Frame + ?Sized>(frame: &F) -> Result<Class, PassReason> {
     let link = LinkLayer::parse(frame).ok_or(PassReason::Runt)?;
     let protocol_at = match link.ethertype {
         ETHERTYPE_IPV4 => link.network_at.wrapping_add(9),
@@ -161,7 +210,8 @@ fn find_protocol_112<F: Frame + ?Sized>(frame: &F) -> Result<LinkLayer, PassReas
         _ => return Err(PassReason::NotCarp),
     };
     match frame.load(protocol_at) {
-        Some([PROTOCOL_CARP]) => Ok(link),
+        Some([PROTOCOL_CARP]) => Ok(Class::Carp(link)),
+        Some([PROTOCOL_UDP]) if heartbeat::is_to_port(frame, &link) => Ok(Class::Heartbeat(link)),
         Some(_) => Err(PassReason::NotCarp),
         None => Err(PassReason::Runt),
     }
@@ -280,7 +330,7 @@ fn check<F: Frame + ?Sized, P: Peers>(
         .load(datagram.payload_at)
         .ok_or(DropReason::Truncated)?;
     let packet = Packet::new(bytes);
-    check_packet(&packet, datagram.payload_len, ip, filter)?;
+    check_packet(&packet, ip, filter)?;
     check_peer(&packet, ip.source(), filter, peers)?;
     let [first_octet, ..] = ip.destination();
     Ok(Candidate {
@@ -292,17 +342,14 @@ fn check<F: Frame + ?Sized, P: Peers>(
         } else {
             Delivery::Consume
         },
+        header_at: datagram.payload_at,
+        payload_len: datagram.payload_len,
     })
 }
 
 /// Everything that header and configuration alone decide.
 #[inline(always)]
-fn check_packet(
-    packet: &Packet,
-    payload_len: u16,
-    ip: &Ipv4Header,
-    filter: &FilterConfig,
-) -> Result<(), DropReason> {
+fn check_packet(packet: &Packet, ip: &Ipv4Header, filter: &FilterConfig) -> Result<(), DropReason> {
     if packet.version() != VERSION {
         return Err(DropReason::BadVersion);
     }
@@ -321,9 +368,6 @@ fn check_packet(
     }
     if !packet.is_checksum_valid() {
         return Err(DropReason::BadSum);
-    }
-    if payload_len > HEADER_LEN_U16 && !filter.has(ACCEPT_TRAILING_BYTES) {
-        return Err(DropReason::TrailingBytes);
     }
     Ok(())
 }

@@ -39,13 +39,20 @@ fn judge(case: &Case) -> Verdict {
         };
         (source, last)
     });
-    validate(case.frame.as_slice(), &case.filter, &Remembered(remembered))
+    validate(
+        case.frame.as_slice(),
+        &case.filter,
+        &Remembered(remembered),
+        &(),
+    )
 }
 
 fn without_delivery(verdict: Verdict) -> Expected {
     match verdict {
         Verdict::Pass(reason) => Expected::Pass(reason),
-        Verdict::Drop(reason) => Expected::Drop(reason),
+        Verdict::Drop(reason) | Verdict::Mismatch(reason, _) => Expected::Drop(reason),
+        // Without a cluster there are none.
+        Verdict::Heartbeat(accepted) => unreachable!("{accepted:?}"),
         Verdict::Accept(accepted) => {
             let advert = accepted.advert.get();
             Expected::Accept(Fields {
@@ -142,7 +149,7 @@ fn each_recorded_advert_is_written_again() {
 #[test]
 fn a_negative_is_accepted_only_where_the_policy_says_so() {
     for vector in vectors::load().iter().filter(|vector| !vector.valid) {
-        let verdict = validate(vector.frame.as_slice(), &vector.filter, &());
+        let verdict = validate(vector.frame.as_slice(), &vector.filter, &(), &());
         let is_accepted = matches!(verdict, Verdict::Accept(_));
         assert!(!is_accepted || vector.is_policy, "{}", vector.name);
     }

@@ -39,8 +39,8 @@ impl Frame for PacketMemory<'_> {
         if start + N > self.end {
             return None;
         }
-        // SAFETY: `offset` comes from `validate`, where it is at most two header lengths (18 + 60 + 36),
-        // so `start` does not wrap. `start + N <= self.end`, so the N bytes lie in the packet,
+        // SAFETY: `offset` comes from `validate`, where it is at most some header lengths and a heartbeat
+        // (18 + 60 + 8 + 168), so `start` does not wrap. `start + N <= self.end`, so the N bytes lie in the packet,
         // which the kernel keeps mapped and unchanged while the program runs; a byte array has alignment
         // 1 and no invalid values. The verifier proves the same bound again at load.
         Some(unsafe { (start as *const [u8; N]).read() })

@@ -26,7 +26,7 @@ mod program {
     use aya_ebpf::programs::XdpContext;
     use mfs_ha_common::validate::{Delivery, Verdict};
 
-    use crate::{maps, receive};
+    use crate::{clock, maps, receive};
 
     /// Judges each frame that the interface receives.
     #[xdp]
@@ -40,6 +40,15 @@ mod program {
             }
             Some(Verdict::Drop(reason)) => {
                 maps::count_drop(reason);
+                xdp_action::XDP_DROP
+            }
+            Some(Verdict::Mismatch(reason, claim)) => {
+                maps::count_drop(reason);
+                maps::note_mismatch(reason, &claim, clock::now());
+                xdp_action::XDP_DROP
+            }
+            Some(Verdict::Heartbeat(accepted)) => {
+                receive::record_heartbeat(&ctx, &accepted);
                 xdp_action::XDP_DROP
             }
             Some(Verdict::Accept(accepted)) => {

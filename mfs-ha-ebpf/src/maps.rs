@@ -8,14 +8,22 @@ use core::mem::offset_of;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
-use mfs_ha_common::filter::FilterConfig;
+use bytemuck::Zeroable as _;
+use mfs_ha_common::cluster::MEMBERS_MAX;
+use mfs_ha_common::filter::{ClusterConfig, FilterConfig};
+use mfs_ha_common::heartbeat::Stamp;
+use mfs_ha_common::member::{
+    Claim, Cluster, MEMBER_ENTRIES_MAX, MemberKey, MemberState, MismatchKey, MismatchState,
+};
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::peer::{LastAdvert, PEERS_MAX, PeerKey, PeerState, Peers};
-use mfs_ha_common::record::AdvertRecord;
+use mfs_ha_common::record::{AdvertRecord, HeartbeatRecord};
 use mfs_ha_common::stats::{DropReason, PassReason, Stats};
+use mfs_ha_common::time::Timestamp;
 
-/// Room for about 5 000 records: a daemon that was late for a whole second finds every advert of a
-/// hundred masters at the shortest interval. Must be a power of two and a multiple of the page size.
+/// Room for about 5 000 adverts or 1 300 heartbeats: a daemon that was late for a whole second finds every
+/// advert of a hundred masters at the shortest interval, and two seconds of heartbeats of six members at
+/// 10 ms. Must be a power of two and a multiple of the page size.
 const RING_BYTES: usize = 256 * 1024;
 
 #[btf_map]
@@ -25,15 +33,44 @@ static CONFIG: Array<FilterConfig, 1> = Array::new();
 static PEERS: HashMap<PeerKey, PeerState, PEERS_MAX> = HashMap::new();
 
 #[btf_map]
+static CLUSTER: Array<ClusterConfig, 1> = Array::new();
+
+#[btf_map]
+static MEMBERS: HashMap<MemberKey, MemberState, MEMBER_ENTRIES_MAX> = HashMap::new();
+
+#[btf_map]
+static MISMATCHES: HashMap<MismatchKey, MismatchState, MEMBERS_MAX> = HashMap::new();
+
+#[btf_map]
 static STATS: PerCpuArray<Stats, 1> = PerCpuArray::new();
 
 #[btf_map]
 static RECORDS: RingBuf<AdvertRecord, RING_BYTES> = RingBuf::new();
 
-/// Returns the configuration, or `None` before the daemon has written it.
+/// Returns the configuration, or `None` before the daemon has written anything.
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static FilterConfig> {
-    CONFIG.get(0).filter(|config| config.vhid != 0)
+    let config = CONFIG.get(0)?;
+    (config.vhid != 0 || ClusterMaps.config().is_some()).then_some(config)
+}
+
+/// Copies the value of a map entry.
+#[inline(always)]
+#[expect(unsafe_code, reason = "map values are reached through raw pointers")]
+fn read<T: Copy>(entry: *mut T) -> T {
+    // SAFETY: this is called with what `get_ptr_mut` of a hash map returned, a live and aligned value of this
+    // type. Entries are never removed while the program is attached, so the slot keeps belonging to its key.
+    // Another CPU or the daemon may write it at the same time, and any bits are a valid value.
+    unsafe { entry.read() }
+}
+
+/// Replaces the value of a map entry.
+#[inline(always)]
+#[expect(unsafe_code, reason = "map values are reached through raw pointers")]
+fn write<T: Copy>(entry: *mut T, value: T) {
+    // SAFETY: as in `read`. What one sender sends over one interface arrives on one queue; should two CPUs
+    // write at once, each field keeps one of the two values.
+    unsafe { entry.write(value) }
 }
 
 /// The PEERS map as validation sees it.
@@ -41,12 +78,8 @@ pub(crate) struct PeerMap;
 
 impl Peers for PeerMap {
     #[inline(always)]
-    #[expect(unsafe_code, reason = "hash map references are declared unsafe")]
     fn find(&self, source: Ipv4) -> Option<LastAdvert> {
-        // SAFETY: two fields are copied at once. Entries are never removed while the program is attached,
-        // so the slot keeps belonging to this key; a concurrent update may come between the two, each of
-        // which is valid with any bits.
-        let peer = unsafe { PEERS.get(PeerKey { source }) }?;
+        let peer = read(PEERS.get_ptr_mut(PeerKey { source })?);
         Some(LastAdvert {
             adverts: peer.adverts,
             counter: peer.counter,
@@ -54,20 +87,28 @@ impl Peers for PeerMap {
     }
 }
 
+/// The CLUSTER and MEMBERS maps as validation sees them.
+pub(crate) struct ClusterMaps;
+
+impl Cluster for ClusterMaps {
+    #[inline(always)]
+    fn config(&self) -> Option<&ClusterConfig> {
+        CLUSTER.get(0).filter(|config| config.node != 0)
+    }
+
+    #[inline(always)]
+    fn last(&self, key: MemberKey) -> Option<Stamp> {
+        Some(read(MEMBERS.get_ptr_mut(key)?).stamp())
+    }
+}
+
 /// Stores what a peer said last.
 #[inline(always)]
-#[expect(unsafe_code, reason = "map values are reached through raw pointers")]
 pub(crate) fn update_peer(source: Ipv4, mut state: PeerState) {
     let key = PeerKey { source };
     if let Some(entry) = PEERS.get_ptr_mut(key) {
-        // SAFETY: the kernel returned a live, aligned value of this type, and entries are not removed
-        // while the program is attached. It is read through the raw pointer: another CPU or the daemon
-        // may write it at the same time, and any bits are a valid value.
-        let before = unsafe { entry.read() };
-        state.adverts = before.adverts.wrapping_add(1);
-        // SAFETY: as above. Frames of one source arrive on one queue; should two CPUs write at once,
-        // each field keeps one of the two values.
-        unsafe { entry.write(state) };
+        state.adverts = read(entry).adverts.wrapping_add(1);
+        write(entry, state);
         return;
     }
     state.adverts = 1;
@@ -76,12 +117,65 @@ pub(crate) fn update_peer(source: Ipv4, mut state: PeerState) {
     }
 }
 
-/// Queues a record for the daemon.
+/// Stores what a member said last, and says whether it is news. While its tag was computed, another CPU may
+/// have taken a later one, or the same one from another interface.
+#[inline(always)]
+pub(crate) fn update_member(
+    key: MemberKey,
+    stamp: Stamp,
+    arrival: Timestamp,
+    ifindex: u32,
+) -> bool {
+    let Some(entry) = MEMBERS.get_ptr_mut(key) else {
+        return false;
+    };
+    let before = read(entry);
+    if !stamp.is_newer_than(before.stamp()) {
+        return false;
+    }
+    write(
+        entry,
+        MemberState {
+            last_arrival_ns: arrival.as_nanos(),
+            boot: stamp.boot,
+            sequence: stamp.sequence,
+            accepted: before.accepted.wrapping_add(1),
+            ifindex,
+            reserved: 0,
+        },
+    );
+    true
+}
+
+/// Notes what was refused of somebody who claims to be a member. Others leave no trace but the counter.
+// A call of its own: rare, and its values need not be on the stack elsewhere.
+#[inline(never)]
+pub(crate) fn note_mismatch(reason: DropReason, claim: &Claim, arrival: Timestamp) {
+    if let Some(entry) = MISMATCHES.get_ptr_mut(MismatchKey { node: claim.node }) {
+        let mut state = read(entry);
+        state.note(reason, claim, arrival);
+        write(entry, state);
+    }
+}
+
+/// Queues an advert for the daemon.
 #[inline(always)]
 pub(crate) fn submit(record: AdvertRecord) {
     match RECORDS.reserve(0) {
         Some(mut entry) => {
             entry.write(record);
+            entry.submit(0);
+        }
+        None => count(offset_of!(Stats, ring_full) >> 3),
+    }
+}
+
+/// Queues a heartbeat for the daemon. It is filled in where it lies: on the stack it would take too much.
+#[inline(always)]
+pub(crate) fn submit_heartbeat(fill: impl FnOnce(&mut HeartbeatRecord)) {
+    match RECORDS.reserve_untyped::<HeartbeatRecord>(0) {
+        Some(mut entry) => {
+            fill(entry.write(HeartbeatRecord::zeroed()));
             entry.submit(0);
         }
         None => count(offset_of!(Stats, ring_full) >> 3),
@@ -106,6 +200,12 @@ pub(crate) fn count_drop(reason: DropReason) {
 #[inline(always)]
 pub(crate) fn count_accepted() {
     count(offset_of!(Stats, accepted) >> 3);
+}
+
+/// Counts an accepted heartbeat.
+#[inline(always)]
+pub(crate) fn count_accepted_heartbeat() {
+    count(offset_of!(Stats, accepted_heartbeats) >> 3);
 }
 
 #[inline(always)]

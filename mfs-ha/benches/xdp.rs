@@ -38,7 +38,8 @@ fn main() -> anyhow::Result<()> {
         nix::unistd::geteuid().is_root(),
         "needs root: it loads an eBPF program into the kernel"
     );
-    let (program, mut maps) = bpf::load(None, &[]).context("load the program")?;
+    let (program, mut maps) =
+        bpf::load(None, &bpf::Configured::default()).context("load the program")?;
     maps.config.write(filter()?)?;
     let xdp = program.xdp()?;
     let mut classes = classes()?;

@@ -101,13 +101,20 @@ impl Ground {
         let metadata = prepare_metadata(config)
             .await
             .map_err(GroundError::Metadata)?;
-        let (program, maps) = bpf::load(Some(&config.pin_dir()), &config.carp.peers)?;
+        let (program, maps) = bpf::load(
+            Some(&config.pin_dir()),
+            &bpf::Configured {
+                peers: &config.carp.peers,
+                members: &[],
+            },
+        )?;
         let Maps {
             config: filter,
             peers,
             stats,
             records,
             logger,
+            ..
         } = maps;
         let (facts, facts_receiver) = mpsc::channel(FACTS_MAX);
         let mut supervisor =

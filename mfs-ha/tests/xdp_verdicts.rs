@@ -66,9 +66,10 @@ impl Kernel {
             bpf::BPFFS,
             std::process::id()
         ));
-        let (program, maps) = bpf::load(Some(&pins), &[]).unwrap_or_else(|error| {
-            panic!("{:#}", anyhow::Error::from(error));
-        });
+        let (program, maps) =
+            bpf::load(Some(&pins), &bpf::Configured::default()).unwrap_or_else(|error| {
+                panic!("{:#}", anyhow::Error::from(error));
+            });
         let map = MapData::from_pin(pins.join("peers")).unwrap();
         let counted = maps.stats.read().unwrap();
         Self {
@@ -141,7 +142,8 @@ impl Peers for Remembered {
 fn action_and_counter(verdict: Verdict) -> (u32, &'static str) {
     match verdict {
         Verdict::Pass(reason) => (XDP_PASS, reason.name()),
-        Verdict::Drop(reason) => (XDP_DROP, reason.name()),
+        Verdict::Drop(reason) | Verdict::Mismatch(reason, _) => (XDP_DROP, reason.name()),
+        Verdict::Heartbeat(_) => (XDP_DROP, "accepted_heartbeats"),
         Verdict::Accept(accepted) => match accepted.delivery {
             Delivery::PassOn => (XDP_PASS, "accepted"),
             Delivery::Consume => (XDP_DROP, "accepted"),
@@ -166,6 +168,7 @@ fn check(kernel: &mut Kernel, case: &Case) {
         case.frame.as_slice(),
         &case.filter,
         &Remembered(case.remembered),
+        &(),
     );
     kernel.maps.config.write(case.filter).unwrap();
     kernel.remember(case.remembered);
@@ -297,7 +300,7 @@ fn kernel_and_host_agree_on_mutated_and_random_frames() {
             });
             kernel.maps.config.write(filter).unwrap();
             kernel.remember(remembered);
-            let host = validate(frame.as_slice(), &filter, &Remembered(remembered));
+            let host = validate(frame.as_slice(), &filter, &Remembered(remembered), &());
             let observed = kernel.run(&frame);
             prop_assert_eq!(
                 (observed.action, observed.counter),

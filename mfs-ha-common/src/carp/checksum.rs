@@ -1,4 +1,4 @@
-//! The Internet checksum (RFC 1071) over the two fixed sizes that CARP needs.
+//! The Internet checksum (RFC 1071) over the fixed sizes that CARP needs.
 
 /// Adds up the 16-bit big endian words of `bytes`; an odd `N` does not occur here.
 #[inline(always)]
@@ -9,7 +9,7 @@ fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
         #[expect(
             clippy::indexing_slicing,
             clippy::arithmetic_side_effects,
-            reason = "at + 1 < N, as N is even; 18 words of 16 bits do not overflow 32"
+            reason = "at + 1 < N, as N is even; no message here has 65 536 words of 16 bits, which do not overflow 32"
         )]
         {
             total += u32::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));

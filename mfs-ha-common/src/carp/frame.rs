@@ -5,7 +5,9 @@
 
 use super::auth::HmacKey;
 use super::checksum;
+use super::trailer::{EXTENDED_LEN_U16, TRAILER_LEN, Trailer};
 use super::wire::{Advert, HEADER_LEN, HEADER_LEN_U16, Vhid};
+use crate::heartbeat::TagKey;
 use crate::net::{
     ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_VLAN, IPV4_LEN, Ipv4, Mac,
     PROTOCOL_CARP, VLAN_TAG_LEN,
@@ -15,7 +17,7 @@ use crate::net::{
 pub const BROADCAST: Mac = [0xff; 6];
 
 /// The longest frame that is built here, in bytes.
-pub const FRAME_MAX: usize = ETHERNET_LEN + VLAN_TAG_LEN + IPV4_LEN + HEADER_LEN;
+pub const FRAME_MAX: usize = ETHERNET_LEN + VLAN_TAG_LEN + IPV4_LEN + HEADER_LEN + TRAILER_LEN;
 
 const ARP_LEN: usize = 28;
 
@@ -83,10 +85,32 @@ impl Sender {
     /// Builds the frame of one advert. `identification` is the IP header's, any value.
     #[must_use]
     pub fn advert(&self, key: &HmacKey, advert: &Advert, identification: u16) -> FrameBuf {
+        let mut frame = self.begin_advert(identification, HEADER_LEN_U16);
+        frame.push(&advert.emit(key, self.vhid, self.vip));
+        frame
+    }
+
+    /// Builds the frame of one advert with a trailer, which is signed with `tag_key`.
+    #[must_use]
+    pub fn extended_advert(
+        &self,
+        key: &HmacKey,
+        advert: &Advert,
+        identification: u16,
+        tag_key: &TagKey,
+        trailer: &Trailer,
+    ) -> FrameBuf {
+        let mut frame = self.begin_advert(identification, EXTENDED_LEN_U16);
+        let header = advert.emit(key, self.vhid, self.vip);
+        frame.push(&header);
+        frame.push(&trailer.emit(tag_key, &header, self.source));
+        frame
+    }
+
+    fn begin_advert(&self, identification: u16, payload_len: u16) -> FrameBuf {
         let mut frame = FrameBuf::new();
         frame.push_link(self.destination(), self.mac, self.vlan, ETHERTYPE_IPV4);
-        frame.push(&self.ip_header(identification));
-        frame.push(&advert.emit(key, self.vhid, self.vip));
+        frame.push(&self.ip_header(identification, payload_len));
         frame
     }
 
@@ -118,10 +142,10 @@ impl Sender {
         [0x01, 0x00, 0x5e, b & 0x7f, c, d]
     }
 
-    fn ip_header(&self, identification: u16) -> [u8; IPV4_LEN] {
+    fn ip_header(&self, identification: u16, payload_len: u16) -> [u8; IPV4_LEN] {
         let mut bytes = [0; IPV4_LEN];
         let (fields, addresses) = bytes.split_at_mut(12);
-        let [len_high, len_low] = IPV4_TOTAL_LEN.to_be_bytes();
+        let [len_high, len_low] = payload_len.saturating_add(IPV4_LEN_U16).to_be_bytes();
         let [id_high, id_low] = identification.to_be_bytes();
         // Version 4, five words; TOS 0x10 and "don't fragment" as ucarp sends; TTL 255 proves one hop.
         fields.copy_from_slice(&[
@@ -148,11 +172,14 @@ impl Sender {
     }
 }
 
-const IPV4_TOTAL_LEN: u16 = 20 + HEADER_LEN_U16;
+const IPV4_LEN_U16: u16 = 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::NodeId;
+    use crate::freshness::Freshness;
+    use crate::heartbeat::Stamp;
     use crate::priority::Priority;
 
     const SENDER: Sender = Sender {
@@ -220,7 +247,50 @@ mod tests {
             counter: [0; 8],
         };
         let frame = sender.advert(&key, &advert, 0);
-        assert_eq!(frame.as_bytes().len(), FRAME_MAX);
+        assert_eq!(frame.as_bytes().len(), 74);
         assert_eq!(frame.as_bytes()[..6], BROADCAST);
+        let frame = sender.extended_advert(&key, &advert, 0, &TAG_KEY, &TRAILER);
+        assert_eq!(frame.as_bytes().len(), FRAME_MAX);
+    }
+
+    const TAG_KEY: TagKey = TagKey::new([7; 16]);
+    const TRAILER: Trailer = Trailer {
+        cluster: 1,
+        node: NodeId::new(2).unwrap(),
+        stamp: Stamp {
+            boot: 3,
+            sequence: 4,
+        },
+        epoch: 5,
+        freshness: Freshness {
+            epoch: 6,
+            version: 7,
+        },
+    };
+
+    /// A receiver may sum up the 36 bytes (ucarp) or the whole payload (FreeBSD): both have to add up.
+    #[test]
+    fn a_trailer_changes_neither_the_header_nor_any_sum() {
+        let key = HmacKey::new(b"secret").unwrap();
+        for counter in 0..1000_u64 {
+            let advert = Advert {
+                vhid: 1,
+                priority: Priority::new(1, 0),
+                demote: 0,
+                counter: counter.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes(),
+            };
+            let plain = SENDER.advert(&key, &advert, 1);
+            let extended = SENDER.extended_advert(&key, &advert, 1, &TAG_KEY, &TRAILER);
+            let (plain, extended) = (plain.as_bytes(), extended.as_bytes());
+            assert_eq!(extended.len(), 14 + 130);
+            assert_eq!(extended[16..18], [0, 130]);
+            assert_eq!(extended[34..70], plain[34..]);
+            let sums: [bool; 3] = [
+                checksum::is_valid::<20>(extended[14..34].try_into().unwrap()),
+                checksum::is_valid::<36>(extended[34..70].try_into().unwrap()),
+                checksum::is_valid::<110>(extended[34..].try_into().unwrap()),
+            ];
+            assert_eq!(sums, [true; 3]);
+        }
     }
 }

@@ -4,6 +4,7 @@ pub mod auth;
 pub mod checksum;
 pub mod frame;
 pub mod sha1;
+pub mod trailer;
 pub mod wire;
 
 pub use wire::{Advert, Vhid};

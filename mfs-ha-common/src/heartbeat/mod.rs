@@ -3,8 +3,10 @@
 //! One datagram carries everything: liveness, what was heard, the request for a lease, the grant of one, and
 //! what the sender has of the metadata. `docs/protocol.md`, "Heartbeats", lists the bytes.
 
+pub(crate) mod auth;
 mod wire;
 
+pub use auth::TagKey;
 pub use wire::{
     BODY_LEN, DATAGRAM_LEN, HeartbeatError, KIND_HEARTBEAT, MAGIC, PORT, TAG_LEN, VERSION,
 };
@@ -26,6 +28,16 @@ pub struct Stamp {
     pub boot: u64,
     /// Rises by one with each round.
     pub sequence: u64,
+}
+
+impl Stamp {
+    /// Says whether this is a stamp, and of a later round than `last`, which may be none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_newer_than(self, last: Self) -> bool {
+        self.boot != 0
+            && (self.boot > last.boot || (self.boot == last.boot && self.sequence > last.sequence))
+    }
 }
 
 /// A lease that was asked for or granted: its number and for whom.

@@ -37,9 +37,11 @@ fn filter(receiver: &Receiver) -> FilterConfig {
 
 /// Asks the code under test.
 pub(crate) fn opinion_of_core(frame: &[u8], receiver: &Receiver) -> Opinion {
-    match validate(frame, &filter(receiver), &OnePeer(receiver.peer)) {
+    match validate(frame, &filter(receiver), &OnePeer(receiver.peer), &()) {
         Verdict::Pass(reason) => Opinion::Pass(reason.name()),
-        Verdict::Drop(reason) => Opinion::Drop(reason.name()),
+        Verdict::Drop(reason) | Verdict::Mismatch(reason, _) => Opinion::Drop(reason.name()),
+        // Without a cluster there are none.
+        Verdict::Heartbeat(accepted) => unreachable!("{accepted:?}"),
         Verdict::Accept(accepted) => {
             let advert = accepted.advert.get();
             assert_eq!(advert.vhid, receiver.vhid);

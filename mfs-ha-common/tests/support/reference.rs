@@ -163,16 +163,16 @@ fn judge_header(ip: &[u8], carp: &[u8], payload_len: usize, receiver: &Receiver)
         (!adds_up(ip), "bad_ip_sum"),
         (!adds_up(carp), "bad_sum"),
         (
-            payload_len > 36 && !receiver.accepts_trailing_bytes,
-            "trailing_bytes",
-        ),
-        (
             receiver.knows_its_peers && remembered.is_none(),
             "unknown_peer",
         ),
         (
             receiver.rejects_repeated_counter && is_repeated,
             "repeated_counter",
+        ),
+        (
+            payload_len > 36 && !receiver.accepts_trailing_bytes,
+            "trailing_bytes",
         ),
         (
             carp[16..] != digest(&receiver.password, carp[1], receiver.vip, counter),

@@ -17,7 +17,9 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
-use mfs_ha_common::filter::FilterConfig;
+use mfs_ha_common::cluster::NodeId;
+use mfs_ha_common::filter::{ClusterConfig, FilterConfig};
+use mfs_ha_common::member::{MemberKey, MemberState, MismatchKey, MismatchState};
 use mfs_ha_common::peer::{PeerKey, PeerState};
 use mfs_ha_common::stats::Stats;
 
@@ -32,8 +34,11 @@ static OBJECT: &[u8] =
 pub const PROGRAM: &str = "mfs_ha";
 
 /// Maps and the names of their pins. aya-log's read-only data cannot be pinned, so the list is explicit.
-const PINS: [(&str, &str); 4] = [
+const PINS: [(&str, &str); 7] = [
     ("CONFIG", "config"),
+    ("CLUSTER", "cluster"),
+    ("MEMBERS", "members"),
+    ("MISMATCHES", "mismatches"),
     ("PEERS", "peers"),
     ("STATS", "stats"),
     ("RECORDS", "records"),
@@ -109,9 +114,15 @@ pub struct Maps {
     pub config: ConfigMap,
     /// What it remembers of each sender.
     pub peers: Arc<PeerMap>,
+    /// What it compares heartbeats and trailers with.
+    pub cluster: ClusterMap,
+    /// What it remembers of each other member.
+    pub members: Arc<MemberMap>,
+    /// Whose key, cluster or version differs.
+    pub mismatches: MismatchMap,
     /// Its counters.
     pub stats: StatsMap,
-    /// Accepted adverts, in order of arrival.
+    /// Accepted adverts and heartbeats, in order of arrival.
     pub records: RingBuf<MapData>,
     /// Rare debug messages of the program.
     pub logger: EbpfLogger<&'static dyn log::Log>,
@@ -123,15 +134,32 @@ pub struct ConfigMap(Array<MapData, Plain<FilterConfig>>);
 /// The PEERS map.
 pub struct PeerMap(HashMap<MapData, Plain<PeerKey>, Plain<PeerState>>);
 
+/// The CLUSTER map.
+pub struct ClusterMap(Array<MapData, Plain<ClusterConfig>>);
+
+/// The MEMBERS map.
+pub struct MemberMap(HashMap<MapData, Plain<MemberKey>, Plain<MemberState>>);
+
+/// The MISMATCHES map.
+pub struct MismatchMap(HashMap<MapData, Plain<MismatchKey>, Plain<MismatchState>>);
+
+/// Who is configured: those get their entries before the first frame is judged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Configured<'a> {
+    /// Entries of PEERS, for [`KNOWN_PEERS_ONLY`](mfs_ha_common::filter::KNOWN_PEERS_ONLY).
+    pub peers: &'a [Ipv4Addr],
+    /// Entries of MEMBERS and MISMATCHES: the other members of the cluster, without this node.
+    pub members: &'a [NodeId],
+}
+
 /// The STATS map.
 pub struct StatsMap(PerCpuArray<MapData, Plain<Stats>>);
 
-/// Loads program and maps. With `pins` the maps are pinned in that directory. `known_peers` get their
-/// entries in PEERS, for [`KNOWN_PEERS_ONLY`](mfs_ha_common::filter::KNOWN_PEERS_ONLY).
+/// Loads program and maps. With `pins` the maps are pinned in that directory.
 ///
 /// # Errors
 /// Missing privileges, a kernel that refuses the program, no BPF file system.
-pub fn load(pins: Option<&Path>, known_peers: &[Ipv4Addr]) -> Result<(Program, Maps), BpfError> {
+pub fn load(pins: Option<&Path>, configured: &Configured<'_>) -> Result<(Program, Maps), BpfError> {
     // The program need not format what nobody reads.
     let log_level = log_level();
     let mut ebpf = EbpfLoader::new()
@@ -145,15 +173,18 @@ pub fn load(pins: Option<&Path>, known_peers: &[Ipv4Addr]) -> Result<(Program, M
         pin_maps(&ebpf, dir)?;
     }
     let mut peers: HashMap<_, Plain<PeerKey>, Plain<PeerState>> = typed(&mut ebpf, "PEERS")?;
-    for peer in known_peers {
+    for peer in configured.peers {
         let source = peer.octets();
         peers
             .insert(Plain(PeerKey { source }), Plain(PeerState::default()), 0)
-            .map_err(peer_error)?;
+            .map_err(map_error("PEERS"))?;
     }
     let maps = Maps {
         config: ConfigMap(typed(&mut ebpf, "CONFIG")?),
         peers: Arc::new(PeerMap(peers)),
+        cluster: ClusterMap(typed(&mut ebpf, "CLUSTER")?),
+        members: Arc::new(members(&mut ebpf, configured.members)?),
+        mismatches: mismatches(&mut ebpf, configured.members)?,
         stats: StatsMap(typed(&mut ebpf, "STATS")?),
         records: typed(&mut ebpf, "RECORDS")?,
         logger,
@@ -167,6 +198,25 @@ pub fn load(pins: Option<&Path>, known_peers: &[Ipv4Addr]) -> Result<(Program, M
         .load()
         .map_err(|error| BpfError::Verify(Box::new(error)))?;
     Ok((program, maps))
+}
+
+fn members(ebpf: &mut Ebpf, ids: &[NodeId]) -> Result<MemberMap, BpfError> {
+    let mut map: HashMap<_, Plain<MemberKey>, Plain<MemberState>> = typed(ebpf, "MEMBERS")?;
+    for key in ids.iter().flat_map(|id| MemberKey::both(*id)) {
+        map.insert(Plain(key), Plain(MemberState::default()), 0)
+            .map_err(map_error("MEMBERS"))?;
+    }
+    Ok(MemberMap(map))
+}
+
+fn mismatches(ebpf: &mut Ebpf, ids: &[NodeId]) -> Result<MismatchMap, BpfError> {
+    let mut map: HashMap<_, Plain<MismatchKey>, Plain<MismatchState>> = typed(ebpf, "MISMATCHES")?;
+    for id in ids {
+        let key = MismatchKey { node: id.get() };
+        map.insert(Plain(key), Plain(MismatchState::default()), 0)
+            .map_err(map_error("MISMATCHES"))?;
+    }
+    Ok(MismatchMap(map))
 }
 
 /// The most detailed level that is logged, as aya-log counts: 1 for errors to 5 for traces.
@@ -352,12 +402,47 @@ impl ConfigMap {
     /// # Errors
     /// The kernel refuses the write.
     pub fn write(&mut self, config: FilterConfig) -> Result<(), BpfError> {
+        self.0.set(0, Plain(config), 0).map_err(map_error("CONFIG"))
+    }
+}
+
+impl ClusterMap {
+    /// Tells the program what to compare heartbeats and trailers with.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn write(&mut self, config: ClusterConfig) -> Result<(), BpfError> {
         self.0
             .set(0, Plain(config), 0)
-            .map_err(|source| BpfError::Map {
-                name: "CONFIG",
-                source: Box::new(source),
-            })
+            .map_err(map_error("CLUSTER"))
+    }
+}
+
+impl MemberMap {
+    /// Returns what is remembered of all other members.
+    ///
+    /// # Errors
+    /// The kernel refuses the read.
+    pub fn read(&self) -> Result<Vec<(MemberKey, MemberState)>, BpfError> {
+        self.0
+            .iter()
+            .map(|entry| entry.map(|(Plain(key), Plain(state))| (key, state)))
+            .collect::<Result<_, _>>()
+            .map_err(map_error("MEMBERS"))
+    }
+}
+
+impl MismatchMap {
+    /// Returns what was refused of those who claim to be members.
+    ///
+    /// # Errors
+    /// The kernel refuses the read.
+    pub fn read(&self) -> Result<Vec<(MismatchKey, MismatchState)>, BpfError> {
+        self.0
+            .iter()
+            .map(|entry| entry.map(|(Plain(key), Plain(state))| (key, state)))
+            .collect::<Result<_, _>>()
+            .map_err(map_error("MISMATCHES"))
     }
 }
 
@@ -371,13 +456,13 @@ impl PeerMap {
             .iter()
             .map(|entry| entry.map(|(Plain(key), Plain(state))| (key, state)))
             .collect::<Result<_, _>>()
-            .map_err(peer_error)
+            .map_err(map_error("PEERS"))
     }
 }
 
-fn peer_error(source: MapError) -> BpfError {
-    BpfError::Map {
-        name: "PEERS",
+fn map_error(name: &'static str) -> impl FnOnce(MapError) -> BpfError {
+    move |source| BpfError::Map {
+        name,
         source: Box::new(source),
     }
 }
@@ -388,10 +473,7 @@ impl StatsMap {
     /// # Errors
     /// The kernel refuses the read.
     pub fn read(&self) -> Result<Stats, BpfError> {
-        let per_cpu = self.0.get(&0, 0).map_err(|source| BpfError::Map {
-            name: "STATS",
-            source: Box::new(source),
-        })?;
+        let per_cpu = self.0.get(&0, 0).map_err(map_error("STATS"))?;
         let mut total = Stats::default();
         for Plain(stats) in per_cpu.iter() {
             total.add(stats);

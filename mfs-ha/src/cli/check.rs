@@ -46,7 +46,7 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<Exit, Failure
     let probes = Probes {
         privileges: || privileges::require().map_err(|error| format!("{error:#}")),
         load_program: || {
-            bpf::load(None, &[])
+            bpf::load(None, &bpf::Configured::default())
                 .map(drop)
                 .map_err(|error| chain(&error))
         },

@@ -230,9 +230,10 @@ fn read_password(args: &DecodeArgs, err: &mut impl Write) -> anyhow::Result<Pass
 
 fn decode(record: &Record, filter: &FilterConfig, peers: &mut HostPeers) -> Decoded {
     let frame = record.bytes.as_slice();
-    let (verdict, reason) = match validate(frame, filter, peers) {
+    let (verdict, reason) = match validate(frame, filter, peers, &()) {
         Verdict::Pass(reason) => ("pass", reason.name()),
-        Verdict::Drop(reason) => ("drop", reason.name()),
+        Verdict::Drop(reason) | Verdict::Mismatch(reason, _) => ("drop", reason.name()),
+        Verdict::Heartbeat(_) => ("accept", "accepted_heartbeats"),
         Verdict::Accept(accepted) => {
             peers.remember(accepted.source, accepted.advert.get().counter);
             ("accept", "accepted")
