@@ -9,8 +9,9 @@ mod extension;
 mod heartbeat;
 
 use crate::carp::checksum;
+use crate::carp::trailer::Unverified;
 use crate::carp::wire::{
-    AUTH_WORDS, Advert, HEADER_LEN, HEADER_LEN_U16, Packet, TYPE_ADVERT, VERSION,
+    AUTH_WORDS, Advert, DIGEST_AT, HEADER_LEN, HEADER_LEN_U16, Packet, TYPE_ADVERT, VERSION,
 };
 use crate::filter::{FilterConfig, KNOWN_PEERS_ONLY, REJECT_REPEATED_COUNTER, VLAN_ANY};
 use crate::heartbeat::Stamp;
@@ -53,7 +54,10 @@ impl<T> Verified<T> {
 }
 
 /// What happens to a frame.
+// The tag comes first in memory: the kernel refuses a program whose calls return an enum that keeps it
+// anywhere else, because BTF has no words for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Verdict {
     /// Not for us: up the stack, untouched.
     Pass(PassReason),
@@ -65,6 +69,27 @@ pub enum Verdict {
     Accept(Accepted),
     /// An authenticated heartbeat. Nobody reads it from a socket: it goes nowhere after it was recorded.
     Heartbeat(AcceptedHeartbeat),
+}
+
+/// A verdict that is no acceptance.
+// As with `Verdict`, the tag comes first.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Refusal {
+    Pass(PassReason),
+    Drop(DropReason),
+    Mismatch(DropReason, Claim),
+}
+
+impl From<Refusal> for Verdict {
+    #[inline(always)]
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Pass(reason) => Self::Pass(reason),
+            Refusal::Drop(reason) => Self::Drop(reason),
+            Refusal::Mismatch(reason, claim) => Self::Mismatch(reason, claim),
+        }
+    }
 }
 
 /// An authenticated advert and where it came from.
@@ -80,13 +105,20 @@ pub struct Accepted {
     pub extension: Option<Extension>,
 }
 
-/// A trailer whose tag was right.
+/// A trailer whose tag was right. What it says is read from its frame: the BPF stack is small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extension {
     /// The member.
     pub node: u8,
-    /// Which of its adverts this is.
-    pub stamp: Stamp,
+    trailer: Unverified,
+}
+
+impl Extension {
+    /// Reads which of the member's adverts this is, from the frame that it was found in.
+    #[inline(always)]
+    pub fn stamp<F: Frame + ?Sized>(&self, frame: &F) -> Option<Stamp> {
+        self.trailer.stamp(frame)
+    }
 }
 
 /// Where an accepted frame goes.
@@ -130,9 +162,9 @@ fn validate_advert<F: Frame + ?Sized, P: Peers, C: Cluster>(
     };
     let extension = match extension::examine(frame, &candidate, filter, cluster) {
         Ok(extension) => extension,
-        Err(refusal) => return refusal,
+        Err(refusal) => return refusal.into(),
     };
-    if !is_authentic(&candidate, filter) {
+    if !is_authentic(frame, &candidate, filter) {
         return Verdict::Drop(DropReason::BadAuth);
     }
     Verdict::Accept(Accepted {
@@ -144,6 +176,8 @@ fn validate_advert<F: Frame + ?Sized, P: Peers, C: Cluster>(
 }
 
 /// A frame after everything but its trailer and its digest was checked.
+// As with `Verdict`, the tag comes first.
+#[repr(u8)]
 enum Examined {
     Pass(PassReason),
     Drop(DropReason),
@@ -153,7 +187,6 @@ enum Examined {
 /// An advert whose digest is still to be checked.
 struct Candidate {
     advert: Advert,
-    md: [u8; 20],
     source: Ipv4,
     delivery: Delivery,
     header_at: usize,
@@ -179,9 +212,16 @@ fn examine<F: Frame + ?Sized, P: Peers>(
 
 // A call of its own, for the same reason.
 #[inline(never)]
-fn is_authentic(candidate: &Candidate, filter: &FilterConfig) -> bool {
+fn is_authentic<F: Frame + ?Sized>(
+    frame: &F,
+    candidate: &Candidate,
+    filter: &FilterConfig,
+) -> bool {
     let Advert { vhid, counter, .. } = candidate.advert;
-    filter.key.verify(vhid, filter.vip, counter, &candidate.md)
+    let md_at = candidate.header_at.wrapping_add(DIGEST_AT);
+    filter.key.verify(vhid, filter.vip, counter, |index| {
+        frame.load(md_at.wrapping_add(index << 2))
+    })
 }
 
 /// Where our datagram lies in its frame.
@@ -331,11 +371,17 @@ fn check<F: Frame + ?Sized, P: Peers>(
         .ok_or(DropReason::Truncated)?;
     let packet = Packet::new(bytes);
     check_packet(&packet, ip, filter)?;
+    // Two sums: errors that cancel in one sum over both headers are what ucarp lets through.
+    if !checksum::adds_up::<10, _>(frame, datagram.network_at) {
+        return Err(DropReason::BadIpSum);
+    }
+    if !checksum::adds_up::<18, _>(frame, datagram.payload_at) {
+        return Err(DropReason::BadSum);
+    }
     check_peer(&packet, ip.source(), filter, peers)?;
     let [first_octet, ..] = ip.destination();
     Ok(Candidate {
         advert: packet.advert(),
-        md: packet.md(),
         source: ip.source(),
         delivery: if first_octet >= 224 {
             Delivery::PassOn
@@ -347,7 +393,7 @@ fn check<F: Frame + ?Sized, P: Peers>(
     })
 }
 
-/// Everything that header and configuration alone decide.
+/// What single fields of the header decide.
 #[inline(always)]
 fn check_packet(packet: &Packet, ip: &Ipv4Header, filter: &FilterConfig) -> Result<(), DropReason> {
     if packet.version() != VERSION {
@@ -361,13 +407,6 @@ fn check_packet(packet: &Packet, ip: &Ipv4Header, filter: &FilterConfig) -> Resu
     }
     if ip.source() == filter.source {
         return Err(DropReason::OwnSource);
-    }
-    // Two sums: errors that cancel in one sum over both headers are what ucarp lets through.
-    if !checksum::is_valid(ip.bytes()) {
-        return Err(DropReason::BadIpSum);
-    }
-    if !packet.is_checksum_valid() {
-        return Err(DropReason::BadSum);
     }
     Ok(())
 }

@@ -31,28 +31,28 @@ mod program {
     /// Judges each frame that the interface receives.
     #[xdp]
     pub(crate) fn mfs_ha(ctx: XdpContext) -> u32 {
-        match receive::judge(&ctx) {
+        match &receive::judge(&ctx) {
             // Before the daemon has written CONFIG nothing is ours.
             None => xdp_action::XDP_PASS,
             Some(Verdict::Pass(reason)) => {
-                maps::count_pass(reason);
+                maps::count_pass(*reason);
                 xdp_action::XDP_PASS
             }
             Some(Verdict::Drop(reason)) => {
-                maps::count_drop(reason);
+                maps::count_drop(*reason);
                 xdp_action::XDP_DROP
             }
             Some(Verdict::Mismatch(reason, claim)) => {
-                maps::count_drop(reason);
-                maps::note_mismatch(reason, &claim, clock::now());
+                maps::count_drop(*reason);
+                maps::note_mismatch(*reason, claim, clock::now());
                 xdp_action::XDP_DROP
             }
             Some(Verdict::Heartbeat(accepted)) => {
-                receive::record_heartbeat(&ctx, &accepted);
+                receive::record_heartbeat(&ctx, accepted);
                 xdp_action::XDP_DROP
             }
             Some(Verdict::Accept(accepted)) => {
-                receive::record(&ctx, &accepted);
+                receive::record(&ctx, accepted);
                 match accepted.delivery {
                     Delivery::PassOn => xdp_action::XDP_PASS,
                     Delivery::Consume => xdp_action::XDP_DROP,

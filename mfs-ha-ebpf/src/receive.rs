@@ -29,22 +29,23 @@ pub(crate) fn record_heartbeat(ctx: &XdpContext, accepted: &AcceptedHeartbeat) {
     let arrival = clock::now();
     let ifindex = ifindex(ctx);
     let key = MemberKey::heartbeat(accepted.sender);
-    if !maps::update_member(key, accepted.stamp, arrival, ifindex) {
+    let frame = PacketMemory::new(ctx);
+    let stamp = accepted.stamp(&frame).unwrap_or_default();
+    if !maps::update_member(key, stamp, arrival, ifindex) {
         maps::count_drop(DropReason::Replayed);
         return;
     }
     maps::count_accepted_heartbeat();
-    let frame = PacketMemory::new(ctx);
     maps::submit_heartbeat(|record| {
         record.kind = KIND_HEARTBEAT;
         record.ifindex = ifindex;
         record.arrival_ns = arrival.as_nanos();
-        record.source = accepted.source;
+        record.source = accepted.source(&frame).unwrap_or_default();
         record.key = accepted.key;
         let (words, _) = record.body.as_chunks_mut::<8>();
         for (index, word) in words.iter_mut().enumerate() {
             // The tag over these bytes was right, so they are there; the verifier wants to see it.
-            let at = accepted.body_at + (index << 3);
+            let at = accepted.body_at() + (index << 3);
             *word = frame.load(at).unwrap_or_default();
         }
     });
@@ -60,7 +61,8 @@ pub(crate) fn record(ctx: &XdpContext, accepted: &Accepted) {
     let mut node = 0;
     if let Some(extension) = accepted.extension {
         node = extension.node;
-        if !maps::update_member(MemberKey::advert(node), extension.stamp, arrival, ifindex) {
+        let stamp = extension.stamp(&PacketMemory::new(ctx)).unwrap_or_default();
+        if !maps::update_member(MemberKey::advert(node), stamp, arrival, ifindex) {
             maps::count_drop(DropReason::TrailerReplayed);
             return;
         }

@@ -1,5 +1,9 @@
 //! The Internet checksum (RFC 1071) over the fixed sizes that CARP needs.
 
+use core::hint::black_box;
+
+use crate::net::Frame;
+
 /// Adds up the 16-bit big endian words of `bytes`; an odd `N` does not occur here.
 #[inline(always)]
 fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
@@ -24,6 +28,24 @@ fn fold(total: u32) -> u16 {
     let once = (total & 0xffff).wrapping_add(total >> 16);
     let [_, _, high, low] = (once & 0xffff).wrapping_add(once >> 16).to_be_bytes();
     u16::from_be_bytes([high, low])
+}
+
+/// Says whether `WORDS` 16-bit words of a frame add up, which include their checksum. They are not copied:
+/// the BPF stack is small.
+#[inline(never)]
+#[must_use]
+pub(crate) fn adds_up<const WORDS: usize, F: Frame + ?Sized>(frame: &F, at: usize) -> bool {
+    let mut total = 0_u32;
+    let mut index = 0_usize;
+    while index < WORDS {
+        let Some(word) = frame.load(at.wrapping_add(index << 1)) else {
+            return false;
+        };
+        total = total.wrapping_add(u32::from(u16::from_be_bytes(word)));
+        // A compiler that knows the step unrolls the loop until its values do not fit the BPF stack.
+        index = black_box(index.wrapping_add(1));
+    }
+    fold(total) == 0xffff
 }
 
 /// Says whether a header with its checksum field in place adds up.

@@ -81,10 +81,11 @@ fn put(target: &mut [u8], parts: &[&[u8]]) {
 }
 
 /// The trailer of a frame, while it is not known whether it is right.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unverified {
-    /// Offset of the header in its frame.
-    header_at: usize,
+    // Offset of the header in its frame. One byte, so that the verifier knows a bound whichever way it went:
+    // without IP options it is 38 at most.
+    header_at: u8,
 }
 
 impl Unverified {
@@ -104,12 +105,13 @@ impl Unverified {
             && version == VERSION
             && kind == KIND_TRAILER
             && reserved == 0;
+        let header_at = u8::try_from(header_at).ok()?;
         is_ours.then_some((Self { header_at }, node))
     }
 
     #[inline(always)]
     fn word<F: Frame + ?Sized>(self, frame: &F, index: usize) -> Option<[u8; 8]> {
-        let body_at = self.header_at.wrapping_add(HEADER_LEN);
+        let body_at = usize::from(self.header_at).wrapping_add(HEADER_LEN);
         frame.load(body_at.wrapping_add(index << 3))
     }
 
@@ -137,7 +139,7 @@ impl Unverified {
         source: Ipv4,
         key: &TagKey,
     ) -> bool {
-        let header_at = self.header_at;
+        let header_at = usize::from(self.header_at);
         let tag_at = header_at.wrapping_add(HEADER_LEN.wrapping_add(BODY_LEN));
         let Some(tag) = frame.load(tag_at) else {
             return false;

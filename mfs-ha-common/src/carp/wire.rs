@@ -13,6 +13,8 @@ use crate::priority::Priority;
 pub const HEADER_LEN: usize = 36;
 /// Bytes of [`HEADER_LEN`] as the IP header's total length counts them.
 pub const HEADER_LEN_U16: u16 = 36;
+/// Offset of the digest in the header.
+pub const DIGEST_AT: usize = 16;
 /// The version that this code speaks.
 pub const VERSION: u8 = 2;
 /// The only packet type: advertisement.

@@ -1,6 +1,6 @@
 //! What stands behind the header of an advert: nothing, a signed trailer, or anything else.
 
-use super::{Candidate, Extension, Verdict};
+use super::{Candidate, Extension, Refusal};
 use crate::carp::trailer::{self, Unverified};
 use crate::carp::wire::HEADER_LEN_U16;
 use crate::filter::{
@@ -18,7 +18,7 @@ pub(super) fn examine<F: Frame + ?Sized, C: Cluster>(
     candidate: &Candidate,
     filter: &FilterConfig,
     cluster: &C,
-) -> Result<Option<Extension>, Verdict> {
+) -> Result<Option<Extension>, Refusal> {
     let config = cluster.config().filter(|config| config.has(TRAILERS));
     let found = config.and_then(|config| {
         let found = Unverified::find(frame, candidate.header_at, candidate.payload_len)?;
@@ -28,10 +28,10 @@ pub(super) fn examine<F: Frame + ?Sized, C: Cluster>(
         return check(frame, candidate, config, cluster, found, node).map(Some);
     }
     if candidate.payload_len > HEADER_LEN_U16 && !filter.has(ACCEPT_TRAILING_BYTES) {
-        return Err(Verdict::Drop(DropReason::TrailingBytes));
+        return Err(Refusal::Drop(DropReason::TrailingBytes));
     }
     if config.is_some_and(|config| config.has(REQUIRE_EXTENSION)) {
-        return Err(Verdict::Drop(DropReason::ExtensionMissing));
+        return Err(Refusal::Drop(DropReason::ExtensionMissing));
     }
     Ok(None)
 }
@@ -44,32 +44,35 @@ fn check<F: Frame + ?Sized, C: Cluster>(
     cluster: &C,
     found: Unverified,
     node: u8,
-) -> Result<Extension, Verdict> {
+) -> Result<Extension, Refusal> {
     // The frame was found long enough, so neither load fails; the verifier wants to see it checked.
-    let truncated = Verdict::Drop(DropReason::Truncated);
+    let truncated = Refusal::Drop(DropReason::Truncated);
     let claim = Claim {
         node,
         version: trailer::VERSION,
         cluster: found.cluster(frame).ok_or(truncated)?,
     };
     if claim.cluster != config.cluster {
-        return Err(Verdict::Mismatch(DropReason::TrailerOtherCluster, claim));
+        return Err(Refusal::Mismatch(DropReason::TrailerOtherCluster, claim));
     }
     if node == config.node {
-        return Err(Verdict::Drop(DropReason::TrailerOwnNode));
+        return Err(Refusal::Drop(DropReason::TrailerOwnNode));
     }
     let last = cluster
         .last(MemberKey::advert(node))
-        .ok_or(Verdict::Drop(DropReason::TrailerUnknownMember))?;
+        .ok_or(Refusal::Drop(DropReason::TrailerUnknownMember))?;
     let stamp = found.stamp(frame).ok_or(truncated)?;
     if !stamp.is_newer_than(last) {
-        return Err(Verdict::Drop(DropReason::TrailerReplayed));
+        return Err(Refusal::Drop(DropReason::TrailerReplayed));
     }
     let [current, previous] = &config.keys;
     let is_authentic = found.is_authentic(frame, candidate.source, current)
         || (config.has(PREVIOUS_KEY) && found.is_authentic(frame, candidate.source, previous));
     if !is_authentic {
-        return Err(Verdict::Mismatch(DropReason::TrailerBadTag, claim));
+        return Err(Refusal::Mismatch(DropReason::TrailerBadTag, claim));
     }
-    Ok(Extension { node, stamp })
+    Ok(Extension {
+        node,
+        trailer: found,
+    })
 }

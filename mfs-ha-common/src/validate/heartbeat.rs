@@ -5,7 +5,7 @@
 //! namespaces it is left to be filled in by hardware that never sees the frame. UDP behind an IPv6 extension
 //! header is not found and passes.
 
-use super::Verdict;
+use super::{Refusal, Verdict};
 use crate::filter::{ClusterConfig, HEARTBEATS, PREVIOUS_KEY, VLAN_ANY};
 use crate::heartbeat::auth::{self, BODY_WORDS};
 use crate::heartbeat::{
@@ -26,16 +26,39 @@ const _: () = assert!(UDP_LEN + DATAGRAM_LEN == 8 + 168 && UDP_LEN + PREFIX_LEN 
 /// An authenticated heartbeat: where it lies in its frame, and what the kernel keeps of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptedHeartbeat {
-    /// Offset of the body in the frame; there are [`BODY_LEN`] bytes of it.
-    pub body_at: usize,
-    /// Source address, an IPv4 one as ::ffff:a.b.c.d. The tag does not cover it.
-    pub source: Ipv6,
-    /// Which round of its sender it belongs to.
-    pub stamp: Stamp,
     /// Who sent it.
     pub sender: u8,
     /// Which of the keys the tag is right under: 0 the current one, 1 the one before it.
     pub key: u8,
+    // Where the IP header is: one byte, so that the verifier knows a bound whichever way it went.
+    network_at: u8,
+    is_ipv6: bool,
+}
+
+impl AcceptedHeartbeat {
+    /// Returns the offset of the body in the frame; there are [`BODY_LEN`] bytes of it.
+    #[inline(always)]
+    #[must_use]
+    pub fn body_at(&self) -> usize {
+        let ip_len = if self.is_ipv6 { IPV6_LEN } else { IPV4_LEN };
+        usize::from(self.network_at).wrapping_add(ip_len.wrapping_add(UDP_LEN))
+    }
+
+    /// Reads which round of its sender it belongs to, from the frame that it was found in.
+    #[inline(always)]
+    pub fn stamp<F: Frame + ?Sized>(&self, frame: &F) -> Option<Stamp> {
+        load_stamp(frame, self.body_at().wrapping_add(PREFIX_LEN))
+    }
+
+    /// Reads the source address, an IPv4 one as ::ffff:a.b.c.d. The tag does not cover it.
+    #[inline(always)]
+    pub fn source<F: Frame + ?Sized>(&self, frame: &F) -> Option<Ipv6> {
+        let network_at = usize::from(self.network_at);
+        if self.is_ipv6 {
+            return frame.load(network_at.wrapping_add(8));
+        }
+        frame.load(network_at.wrapping_add(12)).map(mapped)
+    }
 }
 
 /// Says whether a UDP datagram is sent to the port of heartbeats.
@@ -55,7 +78,8 @@ pub(super) fn is_to_port<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> bool
 }
 
 /// Judges a UDP datagram to the port of heartbeats.
-#[inline(always)]
+// A call of its own: adverts need the BPF stack for themselves.
+#[inline(never)]
 pub(super) fn validate<F: Frame + ?Sized, C: Cluster>(
     frame: &F,
     link: &LinkLayer,
@@ -63,9 +87,9 @@ pub(super) fn validate<F: Frame + ?Sized, C: Cluster>(
 ) -> Verdict {
     let (mut accepted, claim) = match examine(frame, link, cluster) {
         Ok(examined) => examined,
-        Err(refusal) => return refusal,
+        Err(refusal) => return refusal.into(),
     };
-    match find_key(frame, accepted.body_at, cluster) {
+    match find_key(frame, accepted.body_at(), cluster) {
         Some(key) => {
             accepted.key = key;
             Verdict::Heartbeat(accepted)
@@ -81,13 +105,13 @@ fn examine<F: Frame + ?Sized, C: Cluster>(
     frame: &F,
     link: &LinkLayer,
     cluster: &C,
-) -> Result<(AcceptedHeartbeat, Claim), Verdict> {
+) -> Result<(AcceptedHeartbeat, Claim), Refusal> {
     let config = cluster
         .config()
         .filter(|config| config.has(HEARTBEATS))
-        .ok_or(Verdict::Pass(PassReason::NotCarp))?;
+        .ok_or(Refusal::Pass(PassReason::NotCarp))?;
     if config.vlan != VLAN_ANY && config.vlan != link.vlan {
-        return Err(Verdict::Pass(PassReason::OtherVlan));
+        return Err(Refusal::Pass(PassReason::OtherVlan));
     }
     let datagram = if link.ethertype == ETHERTYPE_IPV6 {
         locate_ipv6(frame, link)?
@@ -99,60 +123,61 @@ fn examine<F: Frame + ?Sized, C: Cluster>(
 
 /// Where a UDP datagram lies in its frame.
 struct Datagram {
-    source: Ipv6,
+    network_at: usize,
+    is_ipv6: bool,
     udp_at: usize,
     /// From the IP header.
     udp_len: u16,
 }
 
 #[inline(always)]
-fn locate_ipv4<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagram, Verdict> {
+fn locate_ipv4<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagram, Refusal> {
     // The port was loaded from behind this header.
     let ip = frame
         .load(link.network_at)
-        .ok_or(Verdict::Pass(PassReason::NotCarp))?;
+        .ok_or(Refusal::Pass(PassReason::NotCarp))?;
     let ip = Ipv4Header::new(ip);
     // What stands in the place of the port is no port.
     if ip.is_later_fragment() {
-        return Err(Verdict::Pass(PassReason::NotCarp));
+        return Err(Refusal::Pass(PassReason::NotCarp));
     }
     if ip.version() != 4 || ip.header_words() < 5 {
-        return Err(Verdict::Drop(DropReason::BadIpHeader));
+        return Err(Refusal::Drop(DropReason::BadIpHeader));
     }
     if ip.header_words() > 5 {
-        return Err(Verdict::Drop(DropReason::IpOptions));
+        return Err(Refusal::Drop(DropReason::IpOptions));
     }
     if ip.is_fragment() {
-        return Err(Verdict::Drop(DropReason::Fragment));
+        return Err(Refusal::Drop(DropReason::Fragment));
     }
     let end = link.network_at.wrapping_add(usize::from(ip.total_len()));
     if end > frame.len() {
-        return Err(Verdict::Drop(DropReason::Truncated));
+        return Err(Refusal::Drop(DropReason::Truncated));
     }
     Ok(Datagram {
-        source: mapped(ip.source()),
+        network_at: link.network_at,
+        is_ipv6: false,
         udp_at: link.network_at.wrapping_add(IPV4_LEN),
         udp_len: ip.total_len().saturating_sub(20),
     })
 }
 
 #[inline(always)]
-fn locate_ipv6<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagram, Verdict> {
+fn locate_ipv6<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagram, Refusal> {
     // The port was loaded from behind this header.
-    let no_header = Verdict::Pass(PassReason::NotCarp);
+    let no_header = Refusal::Pass(PassReason::NotCarp);
     let [version, _, _, _, len_high, len_low] = frame.load(link.network_at).ok_or(no_header)?;
     if version >> 4 != 6 {
-        return Err(Verdict::Drop(DropReason::BadIpHeader));
+        return Err(Refusal::Drop(DropReason::BadIpHeader));
     }
-    let source_at = link.network_at.wrapping_add(8);
-    let source = frame.load(source_at).ok_or(no_header)?;
     let udp_at = link.network_at.wrapping_add(IPV6_LEN);
     let udp_len = u16::from_be_bytes([len_high, len_low]);
     if udp_at.wrapping_add(usize::from(udp_len)) > frame.len() {
-        return Err(Verdict::Drop(DropReason::Truncated));
+        return Err(Refusal::Drop(DropReason::Truncated));
     }
     Ok(Datagram {
-        source,
+        network_at: link.network_at,
+        is_ipv6: true,
         udp_at,
         udp_len,
     })
@@ -164,9 +189,9 @@ fn check<F: Frame + ?Sized, C: Cluster>(
     datagram: &Datagram,
     config: &ClusterConfig,
     cluster: &C,
-) -> Result<(AcceptedHeartbeat, Claim), Verdict> {
+) -> Result<(AcceptedHeartbeat, Claim), Refusal> {
     let body_at = datagram.udp_at.wrapping_add(UDP_LEN);
-    let not_heartbeat = Verdict::Drop(DropReason::NotHeartbeat);
+    let not_heartbeat = Refusal::Drop(DropReason::NotHeartbeat);
     if datagram.udp_len < UDP_AND_PREFIX_LEN {
         return Err(not_heartbeat);
     }
@@ -183,38 +208,37 @@ fn check<F: Frame + ?Sized, C: Cluster>(
     };
     // Before the length: another version has another one, and shall be named.
     if version != VERSION {
-        return Err(Verdict::Mismatch(DropReason::OtherVersion, claim));
+        return Err(Refusal::Mismatch(DropReason::OtherVersion, claim));
     }
     let stated_len = frame.load(datagram.udp_at.wrapping_add(4));
     if datagram.udp_len != UDP_LEN_EXACT || stated_len != Some(UDP_LEN_EXACT.to_be_bytes()) {
-        return Err(Verdict::Drop(DropReason::BadHeartbeatLen));
+        return Err(Refusal::Drop(DropReason::BadHeartbeatLen));
     }
     if kind != KIND_HEARTBEAT {
-        return Err(Verdict::Drop(DropReason::BadKind));
+        return Err(Refusal::Drop(DropReason::BadKind));
     }
     if claim.cluster != config.cluster {
-        return Err(Verdict::Mismatch(DropReason::OtherCluster, claim));
+        return Err(Refusal::Mismatch(DropReason::OtherCluster, claim));
     }
     if receiver != config.node {
-        return Err(Verdict::Drop(DropReason::OtherReceiver));
+        return Err(Refusal::Drop(DropReason::OtherReceiver));
     }
     if sender == config.node {
-        return Err(Verdict::Drop(DropReason::OwnNode));
+        return Err(Refusal::Drop(DropReason::OwnNode));
     }
     let last = cluster
         .last(MemberKey::heartbeat(sender))
-        .ok_or(Verdict::Drop(DropReason::UnknownMember))?;
+        .ok_or(Refusal::Drop(DropReason::UnknownMember))?;
     let stamp = load_stamp(frame, body_at.wrapping_add(PREFIX_LEN))
-        .ok_or(Verdict::Drop(DropReason::BadHeartbeatLen))?;
+        .ok_or(Refusal::Drop(DropReason::BadHeartbeatLen))?;
     if !stamp.is_newer_than(last) {
-        return Err(Verdict::Drop(DropReason::Replayed));
+        return Err(Refusal::Drop(DropReason::Replayed));
     }
     let accepted = AcceptedHeartbeat {
-        body_at,
-        source: datagram.source,
-        stamp,
+        network_at: u8::try_from(datagram.network_at).unwrap_or_default(),
         sender,
         key: 0,
+        is_ipv6: datagram.is_ipv6,
     };
     Ok((accepted, claim))
 }
