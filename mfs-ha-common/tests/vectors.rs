@@ -6,6 +6,9 @@
     reason = "a vector that cannot be read fails the test, with its line"
 )]
 
+#[path = "../../tests/vectors/cluster.rs"]
+#[expect(dead_code, reason = "here it only says which reasons it has cases for")]
+mod cluster;
 #[path = "../../tests/vectors/vectors.rs"]
 mod vectors;
 
@@ -84,17 +87,30 @@ fn each_vector_gets_its_verdict() {
 
 #[test]
 fn each_reason_has_a_vector() {
-    let seen: BTreeSet<&str> = vectors::cases()
-        .iter()
+    let adverts = vectors::cases()
+        .into_iter()
         .map(|case| match case.expected {
             Expected::Pass(reason) => reason.name(),
             Expected::Drop(reason) => reason.name(),
             Expected::Accept(_) => "accepted",
-        })
-        .collect();
+        });
+    let of_the_cluster = cluster::cases()
+        .into_iter()
+        .map(|case| match case.expected {
+            cluster::Expected::Pass(reason) => reason.name(),
+            cluster::Expected::Drop(reason) | cluster::Expected::Mismatch(reason, _) => {
+                reason.name()
+            }
+            cluster::Expected::Advert { .. } => "accepted",
+            cluster::Expected::Heartbeat { .. } => "accepted_heartbeats",
+        });
+    let seen: BTreeSet<&str> = adverts.chain(of_the_cluster).collect();
     let passes = PassReason::ALL.iter().map(|reason| reason.name());
     let drops = DropReason::ALL.iter().map(|reason| reason.name());
-    let all: BTreeSet<&str> = passes.chain(drops).chain(["accepted"]).collect();
+    let all: BTreeSet<&str> = passes
+        .chain(drops)
+        .chain(["accepted", "accepted_heartbeats"])
+        .collect();
     assert_eq!(seen, all);
 }
 

@@ -11,6 +11,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "xdp_verdicts/members.rs"]
+mod members;
 #[path = "../../tests/vectors/vectors.rs"]
 mod vectors;
 
@@ -22,12 +24,14 @@ use mfs_ha::bpf::{self, Maps, Program};
 use mfs_ha::clock;
 use mfs_ha_common::carp::auth::HmacKey;
 use mfs_ha_common::carp::checksum;
+use mfs_ha_common::cluster::NodeId;
 use mfs_ha_common::filter::{
     ACCEPT_TRAILING_BYTES, FilterConfig, REJECT_REPEATED_COUNTER, VLAN_ANY,
 };
+use mfs_ha_common::member::{MemberState, MismatchState};
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::peer::{LastAdvert, PeerState, Peers};
-use mfs_ha_common::record::AdvertRecord;
+use mfs_ha_common::record::{AdvertRecord, Record};
 use mfs_ha_common::stats::Stats;
 use mfs_ha_common::validate::{Delivery, Verdict, validate};
 use proptest::prelude::*;
@@ -39,11 +43,13 @@ const XDP_PASS: u32 = 2;
 const FRAME_MIN: usize = 14;
 const RANDOM_FRAMES: u32 = 20_000;
 
-/// The program, and PEERS as anybody may open it.
+/// The program, and some of its maps as anybody may open them.
 struct Kernel {
     program: Program,
     maps: Maps,
     peers: HashMap<MapData, [u8; 4], [u8; size_of::<PeerState>()]>,
+    members: HashMap<MapData, [u8; 2], [u8; size_of::<MemberState>()]>,
+    mismatches: HashMap<MapData, [u8; 1], [u8; size_of::<MismatchState>()]>,
     counted: Stats,
 }
 
@@ -52,7 +58,7 @@ struct Kernel {
 struct Observed {
     action: u32,
     counter: &'static str,
-    record: Option<AdvertRecord>,
+    record: Option<Record>,
 }
 
 impl Kernel {
@@ -66,16 +72,22 @@ impl Kernel {
             bpf::BPFFS,
             std::process::id()
         ));
-        let (program, maps) =
-            bpf::load(Some(&pins), &bpf::Configured::default()).unwrap_or_else(|error| {
-                panic!("{:#}", anyhow::Error::from(error));
-            });
-        let map = MapData::from_pin(pins.join("peers")).unwrap();
+        let others = members::OTHERS.map(|id| NodeId::new(id).unwrap());
+        let configured = bpf::Configured {
+            peers: &[],
+            members: &others,
+        };
+        let (program, maps) = bpf::load(Some(&pins), &configured).unwrap_or_else(|error| {
+            panic!("{:#}", anyhow::Error::from(error));
+        });
+        let pinned = |name| Map::HashMap(MapData::from_pin(pins.join(name)).unwrap());
         let counted = maps.stats.read().unwrap();
         Self {
             program,
             maps,
-            peers: HashMap::try_from(Map::HashMap(map)).unwrap(),
+            peers: HashMap::try_from(pinned("peers")).unwrap(),
+            members: HashMap::try_from(pinned("members")).unwrap(),
+            mismatches: HashMap::try_from(pinned("mismatches")).unwrap(),
             counted,
         }
     }
@@ -117,7 +129,7 @@ impl Kernel {
             .maps
             .records
             .next()
-            .map(|item| AdvertRecord::parse(&item).unwrap());
+            .map(|item| Record::parse(&item).unwrap());
         assert!(self.maps.records.next().is_none(), "one record at most");
         Observed {
             action: result.return_value,
@@ -190,7 +202,9 @@ fn check(kernel: &mut Kernel, case: &Case) {
         }
         Expected::Accept(fields) => {
             assert_eq!(counter, "accepted", "{name}");
-            let record = observed.record.expect(name);
+            let Some(Record::Advert(record)) = observed.record else {
+                panic!("{name}: {:?}", observed.record);
+            };
             assert_eq!(recorded_fields(&record), fields, "{name}");
             assert_eq!(record.mac[..], case.frame[6..12], "{name}");
             assert!((before..=after).contains(&record.arrival()), "{name}");

@@ -1,0 +1,267 @@
+//! Heartbeats and adverts with a trailer: each case gets the verdict of the table, what was accepted once is
+//! a replay from then on, and any frame at all gets one verdict and no panic.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "arithmetic on fixed sizes in tests and their helpers"
+)]
+
+#[path = "../../tests/vectors/cluster.rs"]
+mod cluster;
+
+use cluster::{Case, Expected};
+use mfs_ha_common::carp::frame::Sender;
+use mfs_ha_common::carp::trailer::Trailer;
+use mfs_ha_common::carp::{Advert, Vhid};
+use mfs_ha_common::cluster::NodeId;
+use mfs_ha_common::filter::ClusterConfig;
+use mfs_ha_common::freshness::Freshness;
+use mfs_ha_common::heartbeat::{BODY_LEN, Heartbeat, Stamp};
+use mfs_ha_common::member::{Claim, Cluster, MemberKey, MismatchState};
+use mfs_ha_common::net::Frame as _;
+use mfs_ha_common::priority::Priority;
+use mfs_ha_common::stats::DropReason;
+use mfs_ha_common::time::Timestamp;
+use mfs_ha_common::validate::{Verdict, validate};
+use proptest::prelude::*;
+
+struct Known<'a> {
+    config: &'a ClusterConfig,
+    members: &'a [(MemberKey, Stamp)],
+}
+
+impl Cluster for Known<'_> {
+    fn config(&self) -> Option<&ClusterConfig> {
+        Some(self.config)
+    }
+
+    fn last(&self, key: MemberKey) -> Option<Stamp> {
+        let mut members = self.members.iter();
+        members
+            .find(|(known, _)| *known == key)
+            .map(|(_, stamp)| *stamp)
+    }
+}
+
+fn judge(case: &Case) -> Verdict {
+    let known = Known {
+        config: &case.cluster,
+        members: &case.members,
+    };
+    validate(case.frame.as_slice(), &case.filter, &(), &known)
+}
+
+/// The verdict in the words of the table.
+fn verdict(case: &Case) -> Expected {
+    let frame = case.frame.as_slice();
+    match judge(case) {
+        Verdict::Pass(reason) => Expected::Pass(reason),
+        Verdict::Drop(reason) => Expected::Drop(reason),
+        Verdict::Mismatch(reason, claim) => Expected::Mismatch(reason, claim),
+        Verdict::Heartbeat(accepted) => Expected::Heartbeat {
+            sender: accepted.sender,
+            key: accepted.key,
+            stamp: accepted.stamp(frame).unwrap(),
+            source: accepted.source(frame).unwrap(),
+            body_at: accepted.body_at(),
+        },
+        Verdict::Accept(accepted) => Expected::Advert {
+            extension: accepted
+                .extension
+                .map(|extension| (extension.node, extension.stamp(frame).unwrap())),
+        },
+    }
+}
+
+#[test]
+fn each_case_gets_its_verdict() {
+    let cases = cluster::cases();
+    assert!(cases.len() > 100, "{}", cases.len());
+    let wrong: Vec<String> = cases
+        .iter()
+        .filter(|case| verdict(case) != case.expected)
+        .map(|case| {
+            let (name, expected) = (&case.name, case.expected);
+            format!("{name}: {:?}, not {expected:?}", verdict(case))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_was_accepted_is_a_replay_from_then_on() {
+    let mut accepted = 0;
+    for mut case in cluster::cases() {
+        let (key, stamp, reason) = match case.expected {
+            Expected::Heartbeat { sender, stamp, .. } => {
+                (MemberKey::heartbeat(sender), stamp, DropReason::Replayed)
+            }
+            Expected::Advert {
+                extension: Some((node, stamp)),
+            } => (MemberKey::advert(node), stamp, DropReason::TrailerReplayed),
+            _ => continue,
+        };
+        let members = case.members.iter_mut();
+        for (_, last) in members.filter(|(known, _)| *known == key) {
+            *last = stamp;
+        }
+        assert_eq!(judge(&case), Verdict::Drop(reason), "{}", case.name);
+        accepted += 1;
+    }
+    assert!(accepted > 20, "{accepted}");
+}
+
+/// The frames in full were not written by this code.
+#[test]
+fn the_heartbeats_of_the_table_are_read_and_written_again() {
+    for (frame, body_at) in [
+        (cluster::heartbeat_ipv4(), 42),
+        (cluster::heartbeat_ipv6(), 62),
+    ] {
+        let body: [u8; BODY_LEN] = frame.load(body_at).unwrap();
+        let heartbeat = Heartbeat::parse(&body).unwrap();
+        assert_eq!(heartbeat.stamp.sequence, 0x1234);
+        assert_eq!(
+            heartbeat.metadata.freshness,
+            Freshness {
+                epoch: 7,
+                version: 8
+            }
+        );
+        let sealed = cluster::cluster().keys[0].seal(&heartbeat.emit());
+        assert_eq!(sealed, frame[body_at..]);
+    }
+}
+
+#[test]
+fn the_advert_of_the_table_is_written_again() {
+    let recorded = cluster::extended_advert();
+    let filter = cluster::filter();
+    let sender = Sender {
+        mac: [2, 0, 0, 0, 0, 2],
+        source: [10, 77, 0, 2],
+        group: filter.group,
+        broadcast: false,
+        vlan: 0,
+        vhid: Vhid::new(filter.vhid).unwrap(),
+        vip: filter.vip,
+    };
+    let advert = Advert {
+        vhid: filter.vhid,
+        priority: Priority::new(1, 20),
+        demote: 0,
+        counter: 0xff_u64.to_be_bytes(),
+    };
+    let config = cluster::cluster();
+    let trailer = Trailer {
+        cluster: config.cluster,
+        node: NodeId::new(2).unwrap(),
+        stamp: Stamp {
+            boot: 7,
+            sequence: 0x22,
+        },
+        epoch: 5,
+        freshness: Freshness {
+            epoch: 6,
+            version: 0x77,
+        },
+    };
+    let frame = sender.extended_advert(&filter.key, &advert, 1, &config.keys[0], &trailer);
+    // TOS and IP checksum are the other program's own.
+    assert_eq!(frame.as_bytes()[..15], recorded[..15]);
+    assert_eq!(frame.as_bytes()[34..], recorded[34..]);
+}
+
+#[test]
+fn no_flipped_bit_of_a_heartbeat_is_accepted() {
+    let good = cluster::example();
+    for bit in 42 * 8..good.frame.len() * 8 {
+        let mut case = good.clone();
+        case.frame[bit / 8] ^= 1 << (bit % 8);
+        let verdict = judge(&case);
+        assert!(
+            matches!(verdict, Verdict::Drop(_) | Verdict::Mismatch(..)),
+            "bit {bit}: {verdict:?}"
+        );
+    }
+}
+
+#[test]
+fn no_cut_frame_is_accepted() {
+    for good in [
+        cluster::heartbeat_ipv4(),
+        cluster::heartbeat_ipv6(),
+        cluster::extended_advert(),
+    ] {
+        for len in 0..good.len() {
+            let mut case = cluster::example();
+            case.frame = good[..len].to_vec();
+            let verdict = judge(&case);
+            assert!(
+                matches!(verdict, Verdict::Pass(_) | Verdict::Drop(_)),
+                "{len} bytes: {verdict:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn mismatches_are_counted_by_what_differs() {
+    let claim = Claim {
+        node: 2,
+        version: 9,
+        cluster: 77,
+    };
+    let mut state = MismatchState::default();
+    let at = Timestamp::from_nanos;
+    state.note(DropReason::BadTag, &claim, at(1));
+    state.note(DropReason::TrailerBadTag, &claim, at(2));
+    state.note(DropReason::OtherCluster, &claim, at(3));
+    state.note(DropReason::TrailerOtherCluster, &claim, at(4));
+    state.note(DropReason::OtherVersion, &claim, at(5));
+    state.note(DropReason::Replayed, &claim, at(6));
+    let expected = MismatchState {
+        bad_tag: 2,
+        last_bad_tag_ns: 2,
+        other_cluster: 2,
+        last_other_cluster_ns: 4,
+        cluster: 77,
+        other_version: 1,
+        last_other_version_ns: 5,
+        version: 9,
+        reserved: [0; 7],
+    };
+    assert_eq!(state, expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Without the key nothing is accepted, whatever else is right about it.
+    #[test]
+    fn nothing_is_accepted_without_the_key(
+        ipv6: bool,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5),
+        key: [u8; 16],
+        signs: bool,
+    ) {
+        let mut case = cluster::example();
+        case.frame = if ipv6 { cluster::heartbeat_ipv6() } else { cluster::heartbeat_ipv4() };
+        let good = case.frame.clone();
+        for (at, value) in changes {
+            let at = at.index(case.frame.len() - 12) + 12;
+            case.frame[at] = value;
+        }
+        if signs {
+            cluster::sign(&mut case.frame, key);
+        }
+        let body_at = if ipv6 { 62 } else { 42 };
+        let is_genuine = case.frame[body_at..] == good[body_at..];
+        match judge(&case) {
+            Verdict::Heartbeat(_) => prop_assert!(is_genuine),
+            Verdict::Accept(accepted) => panic!("a heartbeat is no advert: {accepted:?}"),
+            Verdict::Pass(_) | Verdict::Drop(_) | Verdict::Mismatch(..) => {}
+        }
+    }
+}
