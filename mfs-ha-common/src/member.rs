@@ -124,22 +124,18 @@ impl MismatchState {
     /// Counts what was refused. Reasons that are no mismatch change nothing.
     #[inline(always)]
     pub const fn note(&mut self, reason: DropReason, claim: &Claim, at: Timestamp) {
-        match reason {
-            DropReason::BadTag | DropReason::TrailerBadTag => {
-                self.bad_tag = self.bad_tag.wrapping_add(1);
-                self.last_bad_tag_ns = at.as_nanos();
-            }
-            DropReason::OtherCluster | DropReason::TrailerOtherCluster => {
-                self.other_cluster = self.other_cluster.wrapping_add(1);
-                self.last_other_cluster_ns = at.as_nanos();
-                self.cluster = claim.cluster;
-            }
-            DropReason::OtherVersion => {
-                self.other_version = self.other_version.wrapping_add(1);
-                self.last_other_version_ns = at.as_nanos();
-                self.version = claim.version;
-            }
-            _ => {}
+        use DropReason as Reason;
+        if matches!(reason, Reason::BadTag | Reason::TrailerBadTag) {
+            self.bad_tag = self.bad_tag.wrapping_add(1);
+            self.last_bad_tag_ns = at.as_nanos();
+        } else if matches!(reason, Reason::OtherCluster | Reason::TrailerOtherCluster) {
+            self.other_cluster = self.other_cluster.wrapping_add(1);
+            self.last_other_cluster_ns = at.as_nanos();
+            self.cluster = claim.cluster;
+        } else if matches!(reason, Reason::OtherVersion) {
+            self.other_version = self.other_version.wrapping_add(1);
+            self.last_other_version_ns = at.as_nanos();
+            self.version = claim.version;
         }
     }
 }

@@ -21,10 +21,6 @@ pub const KIND_HEARTBEAT: u32 = 2;
 
 /// What the ring holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a record is looked at where it was read and not kept; the core has no allocator for a box"
-)]
 pub enum Record {
     /// An advert.
     Advert(AdvertRecord),

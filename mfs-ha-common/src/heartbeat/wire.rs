@@ -101,6 +101,16 @@ impl Reader<'_> {
             sequence: self.u64(),
         }
     }
+
+    fn metadata(&mut self) -> Metadata {
+        Metadata {
+            id: self.u64(),
+            freshness: Freshness {
+                epoch: self.u64(),
+                version: self.u64(),
+            },
+        }
+    }
 }
 
 /// Writes fields one after the other.
@@ -203,13 +213,7 @@ impl Heartbeat {
                 request: reader.stamp(),
             },
             epoch: reader.u64(),
-            metadata: Metadata {
-                id: reader.u64(),
-                freshness: Freshness {
-                    epoch: reader.u64(),
-                    version: reader.u64(),
-                },
-            },
+            metadata: reader.metadata(),
         })
     }
 

@@ -42,7 +42,8 @@ pub(crate) fn advert(source: Ipv4, priority: Priority, arrival: Timestamp) -> Ev
         advbase: priority.advbase(),
         advskew: priority.advskew(),
         demote: 0,
-        reserved: [0; 2],
+        node: 0,
+        reserved: 0,
     };
     Event::AdvertReceived {
         advert: record.advert(),

@@ -107,6 +107,43 @@ fn expected_note(reason: DropReason, claim: Claim, noted: &MismatchState) -> Mis
     expected
 }
 
+/// Compares the record with the verdict, and returns what MEMBERS has to hold.
+fn heard(
+    case: &Case,
+    verdict: Verdict,
+    record: Option<&Record>,
+) -> Option<(MemberKey, Stamp, Timestamp)> {
+    let name = &case.name;
+    let frame = case.frame.as_slice();
+    match (verdict, record) {
+        (Verdict::Heartbeat(accepted), Some(Record::Heartbeat(record))) => {
+            let body_at = accepted.body_at();
+            let expected = HeartbeatRecord {
+                kind: KIND_HEARTBEAT,
+                ifindex: record.ifindex,
+                arrival_ns: record.arrival_ns,
+                source: accepted.source(frame).unwrap(),
+                key: accepted.key,
+                reserved: [0; 7],
+                body: frame[body_at..body_at + BODY_LEN].try_into().unwrap(),
+            };
+            assert_eq!(*record, expected, "{name}");
+            let key = MemberKey::heartbeat(accepted.sender);
+            Some((key, accepted.stamp(frame).unwrap(), record.arrival()))
+        }
+        (Verdict::Accept(accepted), Some(Record::Advert(record))) => {
+            let node = accepted.extension.map_or(0, |extension| extension.node);
+            assert_eq!(record.node, node, "{name}");
+            accepted.extension.map(|extension| {
+                let key = MemberKey::advert(node);
+                (key, extension.stamp(frame).unwrap(), record.arrival())
+            })
+        }
+        (Verdict::Pass(_) | Verdict::Drop(_) | Verdict::Mismatch(..), None) => None,
+        (verdict, record) => panic!("{name}: {verdict:?}, but {record:?}"),
+    }
+}
+
 /// Compares everything that a frame leaves behind in the kernel with the host's verdict.
 fn check(kernel: &mut Kernel, case: &Case) -> Verdict {
     let name = &case.name;
@@ -119,44 +156,9 @@ fn check(kernel: &mut Kernel, case: &Case) -> Verdict {
     let seen = (observed.action, observed.counter);
     assert_eq!(seen, (action, counter), "{name}: {verdict:?}");
 
+    let heard = heard(case, verdict, observed.record.as_ref());
     let changed = kernel.changed_members(case);
     let noted = kernel.noted();
-    let frame = case.frame.as_slice();
-    let heard = match verdict {
-        Verdict::Heartbeat(accepted) => {
-            let Some(Record::Heartbeat(record)) = observed.record else {
-                panic!("{name}: {:?}", observed.record);
-            };
-            let body_at = accepted.body_at();
-            let expected = HeartbeatRecord {
-                kind: KIND_HEARTBEAT,
-                ifindex: record.ifindex,
-                arrival_ns: record.arrival_ns,
-                source: accepted.source(frame).unwrap(),
-                key: accepted.key,
-                reserved: [0; 7],
-                body: frame[body_at..body_at + BODY_LEN].try_into().unwrap(),
-            };
-            assert_eq!(record, expected, "{name}");
-            let key = MemberKey::heartbeat(accepted.sender);
-            Some((key, accepted.stamp(frame).unwrap(), record.arrival()))
-        }
-        Verdict::Accept(accepted) => {
-            let Some(Record::Advert(record)) = observed.record else {
-                panic!("{name}: {:?}", observed.record);
-            };
-            let node = accepted.extension.map_or(0, |extension| extension.node);
-            assert_eq!(record.node, node, "{name}");
-            accepted.extension.map(|extension| {
-                let key = MemberKey::advert(node);
-                (key, extension.stamp(frame).unwrap(), record.arrival())
-            })
-        }
-        Verdict::Pass(_) | Verdict::Drop(_) | Verdict::Mismatch(..) => {
-            assert_eq!(observed.record, None, "{name}");
-            None
-        }
-    };
     match (heard, changed.as_slice()) {
         (None, []) => {}
         (Some((key, stamp, arrival)), [(changed, state)]) => {
