@@ -332,7 +332,7 @@ impl Checked {
                 }
             }
             Action::SendHeartbeats | Action::Store(_) | Action::FreezeMetadata => {
-                panic!("in carp mode: {step:?}");
+                unreachable!("in carp mode: {step:?}");
             }
             Action::Exit => self.has_exited = true,
         }
