@@ -15,8 +15,12 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use mfs_ha::bpf;
 use mfs_ha_common::carp::auth::HmacKey;
 use mfs_ha_common::carp::frame::Sender;
+use mfs_ha_common::carp::trailer::Trailer;
 use mfs_ha_common::carp::{Advert, Vhid};
-use mfs_ha_common::filter::FilterConfig;
+use mfs_ha_common::cluster::NodeId;
+use mfs_ha_common::filter::{ClusterConfig, FilterConfig, HEARTBEATS, TRAILERS};
+use mfs_ha_common::freshness::Freshness;
+use mfs_ha_common::heartbeat::{BODY_LEN, KIND_HEARTBEAT, MAGIC, PORT, Stamp, TagKey, VERSION};
 use mfs_ha_common::priority::Priority;
 use sha1::Sha1;
 
@@ -38,9 +42,14 @@ fn main() -> anyhow::Result<()> {
         nix::unistd::geteuid().is_root(),
         "needs root: it loads an eBPF program into the kernel"
     );
-    let (program, mut maps) =
-        bpf::load(None, &bpf::Configured::default()).context("load the program")?;
+    let others = [node(2)?];
+    let configured = bpf::Configured {
+        peers: &[],
+        members: &others,
+    };
+    let (program, mut maps) = bpf::load(None, &configured).context("load the program")?;
     maps.config.write(filter()?)?;
+    maps.cluster.write(CLUSTER)?;
     let xdp = program.xdp()?;
     let mut classes = classes()?;
     let mut native = [Duration::MAX; 2];
@@ -105,8 +114,45 @@ fn filter() -> anyhow::Result<FilterConfig> {
     })
 }
 
-fn advert_frame() -> anyhow::Result<Vec<u8>> {
-    let sender = Sender {
+/// One key; heartbeats and trailers are read.
+const CLUSTER: ClusterConfig = ClusterConfig {
+    cluster: 1,
+    keys: [TagKey::new([7; 16]); 2],
+    policy: HEARTBEATS | TRAILERS,
+    vlan: 0,
+    node: 1,
+    reserved: 0,
+};
+/// A tag that is right would be so once, and then be a replay: what is measured is a wrong one.
+const FOREIGN_KEY: TagKey = TagKey::new([8; 16]);
+
+fn node(id: u8) -> anyhow::Result<NodeId> {
+    NodeId::new(id).context("node")
+}
+
+/// A heartbeat over IPv4 of the sender's life `boot`.
+fn heartbeat_frame(boot: u8) -> Vec<u8> {
+    let [m0, m1, m2, m3] = MAGIC;
+    let mut body = [0; BODY_LEN];
+    let words = [
+        [m0, m1, m2, m3, VERSION, KIND_HEARTBEAT, 2, 1],
+        CLUSTER.cluster.to_be_bytes(),
+        u64::from(boot).to_be_bytes(),
+    ];
+    for (free, byte) in body.iter_mut().zip(words.as_flattened()) {
+        *free = *byte;
+    }
+    let [port_high, port_low] = PORT.to_be_bytes();
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    frame.extend([0x45, 0, 0, 196, 0, 1, 0x40, 0, 64, 17, 0, 0]);
+    frame.extend([10, 77, 0, 2, 10, 77, 0, 1]);
+    frame.extend([port_high, port_low, port_high, port_low, 0, 176, 0, 0]);
+    frame.extend(FOREIGN_KEY.seal(&body));
+    frame
+}
+
+fn sender() -> anyhow::Result<Sender> {
+    Ok(Sender {
         mac: [2, 0, 0, 0, 0, 1],
         source: [10, 77, 0, 1],
         group: [224, 0, 0, 18],
@@ -114,14 +160,34 @@ fn advert_frame() -> anyhow::Result<Vec<u8>> {
         vlan: 0,
         vhid: Vhid::new(10).context("vhid")?,
         vip: VIP,
+    })
+}
+
+const ADVERT: Advert = Advert {
+    vhid: 10,
+    priority: Priority::new(1, 0),
+    demote: 0,
+    counter: [7; 8],
+};
+
+fn advert_frame() -> anyhow::Result<Vec<u8>> {
+    let frame = sender()?.advert(&HmacKey::new(PASSWORD)?, &ADVERT, 1);
+    Ok(frame.as_bytes().to_vec())
+}
+
+fn extended_frame() -> anyhow::Result<Vec<u8>> {
+    let trailer = Trailer {
+        cluster: CLUSTER.cluster,
+        node: node(2)?,
+        stamp: Stamp {
+            boot: 1,
+            sequence: 1,
+        },
+        epoch: 0,
+        freshness: Freshness::default(),
     };
-    let advert = Advert {
-        vhid: 10,
-        priority: Priority::new(1, 0),
-        demote: 0,
-        counter: [7; 8],
-    };
-    let frame = sender.advert(&HmacKey::new(PASSWORD)?, &advert, 1);
+    let key = HmacKey::new(PASSWORD)?;
+    let frame = sender()?.extended_advert(&key, &ADVERT, 1, &FOREIGN_KEY, &trailer);
     Ok(frame.as_bytes().to_vec())
 }
 
@@ -136,6 +202,8 @@ fn classes() -> anyhow::Result<Vec<Class>> {
     };
     let mut arp = advert.clone();
     arp.splice(12..14, [8, 6]);
+    let mut other_port = heartbeat_frame(1);
+    other_port.splice(36..38, [0, 53]);
     let class = |name, counter, frame| Class {
         name,
         counter,
@@ -145,6 +213,7 @@ fn classes() -> anyhow::Result<Vec<Class>> {
     Ok(vec![
         class("not ours: ARP", "not_carp", arp),
         class("not ours: TCP over IPv4", "not_carp", changed(23, 6)),
+        class("not ours: UDP over IPv4", "not_carp", other_port),
         class("not ours: VRRP version 3", "vrrp", changed(34, 0x31)),
         class("not ours: other vhid", "other_vhid", changed(35, 11)),
         class("dropped: TTL 254", "bad_ttl", changed(22, 254)),
@@ -153,6 +222,17 @@ fn classes() -> anyhow::Result<Vec<Class>> {
         class("dropped: CARP checksum", "bad_sum", changed(40, 0)),
         class("dropped: digest", "bad_auth", forged(&advert)?),
         class("accepted advert", "accepted", advert),
+        class(
+            "dropped: trailer's tag",
+            "trailer_bad_tag",
+            extended_frame()?,
+        ),
+        class(
+            "dropped: replayed heartbeat",
+            "replayed",
+            heartbeat_frame(0),
+        ),
+        class("dropped: heartbeat's tag", "bad_tag", heartbeat_frame(1)),
     ])
 }
 
