@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mfs_ha_common::carp::trailer::TRAILER_LEN;
+use mfs_ha_common::heartbeat::DATAGRAM_LEN;
 use mfs_ha_common::promotion::{PROMOTION, RESIGNATION};
 use mfs_ha_common::stats::{DropReason, PassReason, Stats};
 
@@ -55,7 +57,7 @@ fn every_counter_is_documented_once_under_its_verdict() {
     let drops = DropReason::ALL.iter().map(|reason| (reason.name(), "DROP"));
     let expected: BTreeMap<&str, &str> = passes
         .chain(drops)
-        .chain([("accepted", "ACCEPT")])
+        .chain(["accepted", "accepted_heartbeats"].map(|name| (name, "ACCEPT")))
         .collect();
     assert_eq!(documented, expected);
 }
@@ -74,7 +76,25 @@ fn the_table_is_in_the_order_of_the_checks() {
     let drops: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
     let first_drop = counters.iter().position(|name| *name == drops[0]).unwrap();
     assert_eq!(counters[first_drop..first_drop + drops.len()], drops);
-    assert_eq!(counters[first_drop + drops.len()..], ["accepted"]);
+    let accepted = ["accepted", "accepted_heartbeats"];
+    assert_eq!(counters[first_drop + drops.len()..], accepted);
+}
+
+/// The widths of a section's byte table add up, and it has these many bytes.
+fn require_bytes(heading: &str, len: usize) {
+    let text = protocol();
+    let mut end = 0;
+    for row in rows(section(&text, heading)).into_iter().skip(1) {
+        assert_eq!(row[0].parse(), Ok(end), "{row:?}");
+        end += row[1].parse::<usize>().unwrap();
+    }
+    assert_eq!(end, len, "{heading}");
+}
+
+#[test]
+fn the_byte_tables_have_no_hole() {
+    require_bytes("Heartbeats", DATAGRAM_LEN);
+    require_bytes("Signed trailer", TRAILER_LEN);
 }
 
 #[test]
