@@ -8,13 +8,23 @@
 
 #[path = "../../tests/vectors/cluster.rs"]
 mod cluster;
+#[path = "support/cluster_opinions.rs"]
+mod cluster_opinions;
+#[path = "support/cluster_reference.rs"]
+mod cluster_reference;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use cluster::{Case, Expected};
+use cluster_opinions::opinion_of_core;
+use cluster_reference::Node;
 use mfs_ha_common::carp::frame::Sender;
 use mfs_ha_common::carp::trailer::Trailer;
 use mfs_ha_common::carp::{Advert, Vhid};
 use mfs_ha_common::cluster::NodeId;
-use mfs_ha_common::filter::ClusterConfig;
+use mfs_ha_common::filter::{ClusterConfig, HEARTBEATS, PREVIOUS_KEY, VLAN_ANY};
 use mfs_ha_common::freshness::Freshness;
 use mfs_ha_common::heartbeat::{BODY_LEN, Heartbeat, Stamp};
 use mfs_ha_common::member::{Claim, Cluster, MemberKey, MismatchState};
@@ -237,8 +247,125 @@ fn mismatches_are_counted_by_what_differs() {
     assert_eq!(state, expected);
 }
 
+/// The node of the table, as the second opinion and the fuzz target know it.
+fn node(case: &Case) -> Node {
+    let keys = [*b"@ABCDEFGHIJKLMNO", *b"previous--------"];
+    let count = if case.cluster.has(PREVIOUS_KEY) { 2 } else { 1 };
+    let (_, last) = case.members[0];
+    Node {
+        id: case.cluster.node,
+        cluster: case.cluster.cluster,
+        keys: keys[..count].to_vec(),
+        vlan: Some(case.cluster.vlan).filter(|vlan| *vlan != VLAN_ANY),
+        others: vec![(2, last.boot, last.sequence)],
+    }
+}
+
+/// Cases on which the second opinion can be asked: with heartbeats, and no adverts.
+fn cases_of_heartbeats() -> Vec<Case> {
+    let mut cases = cluster::cases();
+    cases.retain(|case| {
+        case.cluster.has(HEARTBEATS) && cluster_reference::judge(&case.frame, &node(case)).is_some()
+    });
+    assert!(cases.len() > 60, "{}", cases.len());
+    cases
+}
+
+#[test]
+fn each_heartbeat_gets_the_second_opinion() {
+    for case in cases_of_heartbeats() {
+        let node = node(&case);
+        let opinion = cluster_reference::judge(&case.frame, &node).unwrap();
+        assert_eq!(
+            opinion_of_core(&case.frame, &node),
+            opinion,
+            "{}",
+            case.name
+        );
+    }
+}
+
+/// An input of the fuzz target `heartbeat`: a node in fixed places, then the frame.
+fn fuzz_input(case: &Case) -> Vec<u8> {
+    let node = node(case);
+    let any_vlan = u8::from(node.vlan.is_none());
+    let two_keys = u8::from(node.keys.len() > 1) << 1;
+    let (other, boot, sequence) = node.others[0];
+    let mut input = vec![any_vlan | two_keys, node.id];
+    input.extend(node.cluster.to_be_bytes());
+    input.extend(node.keys[0]);
+    input.extend(node.keys.last().unwrap());
+    input.push(other);
+    input.extend(boot.to_be_bytes());
+    input.extend(sequence.to_be_bytes());
+    input.extend(node.vlan.unwrap_or_default().to_be_bytes());
+    input.extend(&case.frame);
+    input
+}
+
+/// `MFS_HA_BLESS=1` writes them.
+#[test]
+fn the_fuzz_corpus_is_made_of_the_table() {
+    let expected: BTreeMap<String, Vec<u8>> = cases_of_heartbeats()
+        .iter()
+        .filter(|case| !case.name.starts_with("a bit"))
+        .map(|case| (case.name.replace([' ', ','], "-"), fuzz_input(case)))
+        .collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/heartbeat");
+    if std::env::var("MFS_HA_BLESS").is_ok_and(|value| value == "1") {
+        fs::create_dir_all(&folder).unwrap();
+        for (name, input) in &expected {
+            fs::write(folder.join(name), input).unwrap();
+        }
+    }
+    let entries = fs::read_dir(&folder).unwrap().map(Result::unwrap);
+    let found: BTreeMap<String, Vec<u8>> = entries
+        .map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            (name, fs::read(entry.path()).unwrap())
+        })
+        .collect();
+    let names = |corpus: &BTreeMap<String, Vec<u8>>| corpus.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&expected));
+    assert!(found == expected, "an input differs from its case");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn mutated_heartbeats_get_the_second_opinion(
+        ipv6: bool,
+        tag in prop::option::weighted(0.3, any::<u16>()),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        length in prop::option::weighted(0.15, 0..260_usize),
+        key in 0_u8..3,
+        last in (0_u64..9, any::<u64>()),
+        vlan in prop::option::weighted(0.2, 0_u16..8),
+    ) {
+        let case = cluster::example();
+        let mut node = node(&case);
+        node.others = vec![(2, last.0, last.1), (3, 0, 0)];
+        node.vlan = vlan;
+        let mut frame = if ipv6 { cluster::heartbeat_ipv6() } else { case.frame };
+        for (at, value) in changes {
+            let at = at.index(frame.len() - 12) + 12;
+            frame[at] = value;
+        }
+        if let Some(key) = node.keys.get(usize::from(key)) {
+            cluster::sign(&mut frame, *key);
+        }
+        if let Some(tag) = tag {
+            let [high, low] = tag.to_be_bytes();
+            frame.splice(12..12, [0x81, 0, high % 32, low % 8]);
+        }
+        if let Some(length) = length {
+            frame.resize(length, 0);
+        }
+        if let Some(opinion) = cluster_reference::judge(&frame, &node) {
+            prop_assert_eq!(opinion_of_core(&frame, &node), opinion);
+        }
+    }
 
     /// Without the key nothing is accepted, whatever else is right about it.
     #[test]
