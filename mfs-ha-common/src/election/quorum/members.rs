@@ -102,12 +102,14 @@ impl Election {
     }
 
     /// Rule L10: a new list comes into force once a majority of the old one reports that it had come into
-    /// force there. Two changes are never under way at once, so any two majorities share a voter.
+    /// force there. Two changes are never under way at once, so any two majorities share a voter. And what
+    /// this node granted under the old list has run out before it reports the new one: else a third list
+    /// could elect while a lease of the first is still in force.
     pub(super) fn adopt_members(&mut self, now: Timestamp) {
         let Some((old, membership)) = self.settings.previous else {
             return;
         };
-        if self.durable.membership == self.target {
+        if self.durable.membership == self.target || now < self.voter.free_since() {
             return;
         }
         if self.those_who_had(now, &old, membership) >= old.majority() {
