@@ -17,6 +17,7 @@ mod fuzz;
 mod lab;
 mod packages;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 mod toolchain;
@@ -74,6 +75,8 @@ enum Command {
     Lab(Verbatim),
     /// Show a failover; everything after the name goes to the lab program (`demo --help`)
     Demo(Verbatim),
+    /// Run the simulated cluster: the election that ships, under faults, one seed after the other
+    Sim(sim::Seeds),
     /// Run fuzz targets for a while each
     Fuzz {
         /// Seconds for each target
@@ -115,6 +118,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench { what } => bench::exec(&workspace, what)?,
         Command::Lab(Verbatim { args }) => lab::exec(&workspace, None, &args)?,
         Command::Demo(Verbatim { args }) => lab::exec(&workspace, Some("demo"), &args)?,
+        Command::Sim(seeds) => sim::run(&workspace, &seeds)?,
         Command::Fuzz { seconds, targets } => fuzz::run(&workspace, seconds, &targets)?,
     }
     Ok(ExitCode::SUCCESS)

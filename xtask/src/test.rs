@@ -20,6 +20,9 @@ const LONG_VARIABLE: &str = "MFS_HA_LONG";
 /// Where property tests take their cases from. A change passes or fails by what it does, not by what was drawn:
 /// new cases are searched for by `--long`, and by `cargo test` without this variable.
 const CASES_VARIABLE: (&str, &str) = ("PROPTEST_RNG_SEED", "20261126");
+/// Seeds of the simulated cluster.
+const SEEDS: u64 = 5_000;
+const SEEDS_LONG: u64 = 100_000;
 /// How long the output of a test program may stay open after the program ended.
 const LEFTOVER_MAX: Duration = Duration::from_secs(5);
 
@@ -49,6 +52,7 @@ const STAGES: &[Stage] = &[
     ("clippy for BPF", |suite| clippy::bpf(suite.workspace)),
     ("doc", |suite| suite.doc()),
     ("unit and property tests", |suite| suite.unit_tests()),
+    ("simulation", |suite| suite.simulation()),
     ("lab tests", |suite| suite.lab_tests()),
 ];
 
@@ -136,6 +140,25 @@ impl Suite<'_> {
     fn unit_tests(&mut self) -> Result<()> {
         let mut command = self.test_command();
         command.args(["--workspace", "--exclude", "mfs-ha-tests"]);
+        self.count(command)
+    }
+
+    /// The simulated cluster, the exhaustive search, and the proof that their judges bite: optimised, because
+    /// they take millions of steps.
+    fn simulation(&mut self) -> Result<()> {
+        let mut command = self.test_command();
+        command.args(["--release", "--package", "mfs-ha-common"]);
+        command.args([
+            "--test",
+            "quorum",
+            "--test",
+            "exhaustive",
+            "--test",
+            "mutations",
+        ]);
+        command.args(["--", "--nocapture"]);
+        let seeds = if self.long { SEEDS_LONG } else { SEEDS };
+        command.env("MFS_HA_SEEDS", seeds.to_string());
         self.count(command)
     }
 
