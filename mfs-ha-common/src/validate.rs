@@ -161,9 +161,19 @@ fn validate_advert<F: Frame + ?Sized, P: Peers, C: Cluster>(
         Examined::Candidate(candidate) => candidate,
     };
     let extension = match extension::examine(frame, &candidate, filter, cluster) {
-        Ok(extension) => extension,
-        Err(refusal) => return refusal.into(),
+        extension::Examined::Plain => None,
+        extension::Examined::Extended(extension) => Some(extension),
+        extension::Examined::Drop(reason) => return Verdict::Drop(reason),
+        extension::Examined::Mismatch(reason, extension) => {
+            return Verdict::Mismatch(reason, extension::claim(frame, &extension));
+        }
     };
+    if let Some(extension) = &extension
+        && !extension::is_authentic(frame, &candidate, extension, cluster)
+    {
+        let claim = extension::claim(frame, extension);
+        return Verdict::Mismatch(DropReason::TrailerBadTag, claim);
+    }
     if !is_authentic(frame, &candidate, filter) {
         return Verdict::Drop(DropReason::BadAuth);
     }

@@ -1,7 +1,7 @@
 //! What stands behind the header of an advert: nothing, a signed trailer, or anything else.
 
-use super::{Candidate, Extension, Refusal};
-use crate::carp::trailer::{self, Unverified};
+use super::{Candidate, Extension};
+use crate::carp::trailer::{Unverified, VERSION};
 use crate::carp::wire::HEADER_LEN_U16;
 use crate::filter::{
     ACCEPT_TRAILING_BYTES, ClusterConfig, FilterConfig, PREVIOUS_KEY, REQUIRE_EXTENSION, TRAILERS,
@@ -10,7 +10,22 @@ use crate::member::{Claim, Cluster, MemberKey};
 use crate::net::Frame;
 use crate::stats::DropReason;
 
-/// Checks everything behind the header; `None` where there is no trailer and need not be one.
+/// An advert after everything behind its header but the tag was checked.
+// As with `Verdict`, the tag comes first. Single bytes only: of anything wider the compiler may copy what was
+// never written, which the verifier refuses.
+#[repr(u8)]
+pub(super) enum Examined {
+    /// There is no trailer and need not be one.
+    Plain,
+    /// A trailer, whose tag is still to be checked.
+    Extended(Extension),
+    /// A fault.
+    Drop(DropReason),
+    /// A fault of somebody who may be a member that is configured otherwise.
+    Mismatch(DropReason, Extension),
+}
+
+/// Checks everything behind the header but the tag.
 // A call of its own: its values and those of the HMAC would not fit the BPF stack together.
 #[inline(never)]
 pub(super) fn examine<F: Frame + ?Sized, C: Cluster>(
@@ -18,61 +33,68 @@ pub(super) fn examine<F: Frame + ?Sized, C: Cluster>(
     candidate: &Candidate,
     filter: &FilterConfig,
     cluster: &C,
-) -> Result<Option<Extension>, Refusal> {
+) -> Examined {
     let config = cluster.config().filter(|config| config.has(TRAILERS));
-    let found = config.and_then(|config| {
-        let found = Unverified::find(frame, candidate.header_at, candidate.payload_len)?;
-        Some((config, found))
-    });
-    if let Some((config, (found, node))) = found {
-        return check(frame, candidate, config, cluster, found, node).map(Some);
+    if let Some(config) = config
+        && let Some((trailer, node)) =
+            Unverified::find(frame, candidate.header_at, candidate.payload_len)
+    {
+        return check(frame, config, cluster, Extension { node, trailer });
     }
     if candidate.payload_len > HEADER_LEN_U16 && !filter.has(ACCEPT_TRAILING_BYTES) {
-        return Err(Refusal::Drop(DropReason::TrailingBytes));
+        return Examined::Drop(DropReason::TrailingBytes);
     }
     if config.is_some_and(|config| config.has(REQUIRE_EXTENSION)) {
-        return Err(Refusal::Drop(DropReason::ExtensionMissing));
+        return Examined::Drop(DropReason::ExtensionMissing);
     }
-    Ok(None)
+    Examined::Plain
 }
 
 #[inline(always)]
 fn check<F: Frame + ?Sized, C: Cluster>(
     frame: &F,
-    candidate: &Candidate,
     config: &ClusterConfig,
     cluster: &C,
-    found: Unverified,
-    node: u8,
-) -> Result<Extension, Refusal> {
-    // The frame was found long enough, so neither load fails; the verifier wants to see it checked.
-    let truncated = Refusal::Drop(DropReason::Truncated);
-    let claim = Claim {
-        node,
-        version: trailer::VERSION,
-        cluster: found.cluster(frame).ok_or(truncated)?,
-    };
-    if claim.cluster != config.cluster {
-        return Err(Refusal::Mismatch(DropReason::TrailerOtherCluster, claim));
+    extension: Extension,
+) -> Examined {
+    let Extension { node, trailer } = extension;
+    if trailer.cluster(frame) != Some(config.cluster) {
+        return Examined::Mismatch(DropReason::TrailerOtherCluster, extension);
     }
     if node == config.node {
-        return Err(Refusal::Drop(DropReason::TrailerOwnNode));
+        return Examined::Drop(DropReason::TrailerOwnNode);
     }
-    let last = cluster
-        .last(MemberKey::advert(node))
-        .ok_or(Refusal::Drop(DropReason::TrailerUnknownMember))?;
-    let stamp = found.stamp(frame).ok_or(truncated)?;
-    if !stamp.is_newer_than(last) {
-        return Err(Refusal::Drop(DropReason::TrailerReplayed));
+    let Some(last) = cluster.last(MemberKey::advert(node)) else {
+        return Examined::Drop(DropReason::TrailerUnknownMember);
+    };
+    match trailer.stamp(frame) {
+        Some(stamp) if stamp.is_newer_than(last) => Examined::Extended(extension),
+        _ => Examined::Drop(DropReason::TrailerReplayed),
     }
-    let [current, previous] = &config.keys;
-    let is_authentic = found.is_authentic(frame, candidate.source, current)
-        || (config.has(PREVIOUS_KEY) && found.is_authentic(frame, candidate.source, previous));
-    if !is_authentic {
-        return Err(Refusal::Mismatch(DropReason::TrailerBadTag, claim));
-    }
-    Ok(Extension {
-        node,
-        trailer: found,
+}
+
+/// Says whether the tag of a trailer is right under one of our keys.
+// Not in `examine`, whose BPF stack would add to that of the computation.
+#[inline(always)]
+pub(super) fn is_authentic<F: Frame + ?Sized, C: Cluster>(
+    frame: &F,
+    candidate: &Candidate,
+    extension: &Extension,
+    cluster: &C,
+) -> bool {
+    cluster.config().is_some_and(|config| {
+        let [current, previous] = &config.keys;
+        let is_right = |key| extension.trailer.is_authentic(frame, candidate.source, key);
+        is_right(current) || (config.has(PREVIOUS_KEY) && is_right(previous))
     })
+}
+
+/// Reads what a trailer says of its sender.
+#[inline(always)]
+pub(super) fn claim<F: Frame + ?Sized>(frame: &F, extension: &Extension) -> Claim {
+    Claim {
+        node: extension.node,
+        version: VERSION,
+        cluster: extension.trailer.cluster(frame).unwrap_or_default(),
+    }
 }
