@@ -64,30 +64,41 @@ pub enum Verdict {
     /// For us, but not acceptable.
     Drop(DropReason),
     /// The same, and whoever sent it may be a member that is configured otherwise than we are.
-    Mismatch(DropReason, Claim),
+    Mismatch(DropReason, Claimed),
     /// An authenticated advert.
     Accept(Accepted),
     /// An authenticated heartbeat. Nobody reads it from a socket: it goes nowhere after it was recorded.
     Heartbeat(AcceptedHeartbeat),
 }
 
-/// A verdict that is no acceptance.
-// As with `Verdict`, the tag comes first.
-#[derive(Clone, Copy)]
-#[repr(u8)]
-enum Refusal {
-    Pass(PassReason),
-    Drop(DropReason),
-    Mismatch(DropReason, Claim),
+/// Who may be configured otherwise than we are, and where that can be read.
+// Single bytes only, as with all that is in a verdict without being in each: of anything wider the compiler
+// copies what was never written, and the verifier refuses to load the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    node: u8,
+    version: u8,
+    cluster_at: u8,
 }
 
-impl From<Refusal> for Verdict {
+impl Claimed {
     #[inline(always)]
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Pass(reason) => Self::Pass(reason),
-            Refusal::Drop(reason) => Self::Drop(reason),
-            Refusal::Mismatch(reason, claim) => Self::Mismatch(reason, claim),
+    fn new(node: u8, version: u8, cluster_at: usize) -> Self {
+        Self {
+            node,
+            version,
+            cluster_at: u8::try_from(cluster_at).unwrap_or_default(),
+        }
+    }
+
+    /// Reads the claim from the frame that it was found in.
+    #[inline(always)]
+    pub fn read<F: Frame + ?Sized>(&self, frame: &F) -> Claim {
+        let cluster = frame.load(usize::from(self.cluster_at));
+        Claim {
+            node: self.node,
+            version: self.version,
+            cluster: u64::from_be_bytes(cluster.unwrap_or_default()),
         }
     }
 }
@@ -160,20 +171,10 @@ fn validate_advert<F: Frame + ?Sized, P: Peers, C: Cluster>(
         Examined::Drop(reason) => return Verdict::Drop(reason),
         Examined::Candidate(candidate) => candidate,
     };
-    let extension = match extension::examine(frame, &candidate, filter, cluster) {
-        extension::Examined::Plain => None,
-        extension::Examined::Extended(extension) => Some(extension),
-        extension::Examined::Drop(reason) => return Verdict::Drop(reason),
-        extension::Examined::Mismatch(reason, extension) => {
-            return Verdict::Mismatch(reason, extension::claim(frame, &extension));
-        }
+    let extension = match extension::check(frame, &candidate, filter, cluster) {
+        Ok(extension) => extension,
+        Err(refusal) => return refusal,
     };
-    if let Some(extension) = &extension
-        && !extension::is_authentic(frame, &candidate, extension, cluster)
-    {
-        let claim = extension::claim(frame, extension);
-        return Verdict::Mismatch(DropReason::TrailerBadTag, claim);
-    }
     if !is_authentic(frame, &candidate, filter) {
         return Verdict::Drop(DropReason::BadAuth);
     }
@@ -183,6 +184,68 @@ fn validate_advert<F: Frame + ?Sized, P: Peers, C: Cluster>(
         delivery: candidate.delivery,
         extension,
     })
+}
+
+/// What a check that is a call of its own returns.
+///
+/// A struct whose every field is written, where an enum would say it: of an enum with values the compiler
+/// copies bytes that were never written, and the verifier refuses to load the program.
+#[derive(Clone, Copy)]
+struct Checked<T> {
+    outcome: Outcome,
+    /// Why it passes, where that is the outcome.
+    pass: PassReason,
+    /// Why it is dropped, where that is the outcome.
+    drop: DropReason,
+    /// What was found; `T`'s own nothing where it passes or is dropped.
+    found: T,
+}
+
+#[derive(Clone, Copy)]
+enum Outcome {
+    Found,
+    Pass,
+    Drop,
+    Mismatch,
+}
+
+impl<T: Copy> Checked<T> {
+    #[inline(always)]
+    fn found(found: T) -> Self {
+        Self {
+            outcome: Outcome::Found,
+            pass: PassReason::NotCarp,
+            drop: DropReason::Truncated,
+            found,
+        }
+    }
+
+    #[inline(always)]
+    fn pass(pass: PassReason, nothing: T) -> Self {
+        Self {
+            outcome: Outcome::Pass,
+            pass,
+            ..Self::found(nothing)
+        }
+    }
+
+    #[inline(always)]
+    fn drop(drop: DropReason, nothing: T) -> Self {
+        Self {
+            outcome: Outcome::Drop,
+            drop,
+            ..Self::found(nothing)
+        }
+    }
+
+    #[inline(always)]
+    fn mismatch(drop: DropReason, found: T) -> Self {
+        Self {
+            outcome: Outcome::Mismatch,
+            drop,
+            ..Self::found(found)
+        }
+    }
 }
 
 /// A frame after everything but its trailer and its digest was checked.

@@ -67,7 +67,7 @@ fn verdict(case: &Case) -> Expected {
     match judge(case) {
         Verdict::Pass(reason) => Expected::Pass(reason),
         Verdict::Drop(reason) => Expected::Drop(reason),
-        Verdict::Mismatch(reason, claim) => Expected::Mismatch(reason, claim),
+        Verdict::Mismatch(reason, claimed) => Expected::Mismatch(reason, claimed.read(frame)),
         Verdict::Heartbeat(accepted) => Expected::Heartbeat {
             sender: accepted.sender,
             key: accepted.key,

@@ -26,7 +26,7 @@ mod program {
     use aya_ebpf::programs::XdpContext;
     use mfs_ha_common::validate::{Delivery, Verdict};
 
-    use crate::{clock, maps, receive};
+    use crate::{maps, receive};
 
     /// Judges each frame that the interface receives.
     #[xdp]
@@ -42,9 +42,9 @@ mod program {
                 maps::count_drop(*reason);
                 xdp_action::XDP_DROP
             }
-            Some(Verdict::Mismatch(reason, claim)) => {
+            Some(Verdict::Mismatch(reason, claimed)) => {
                 maps::count_drop(*reason);
-                maps::note_mismatch(*reason, claim, clock::now());
+                receive::note_mismatch(&ctx, *reason, claimed);
                 xdp_action::XDP_DROP
             }
             Some(Verdict::Heartbeat(accepted)) => {

@@ -7,7 +7,7 @@ use mfs_ha_common::net::Frame as _;
 use mfs_ha_common::peer::PeerState;
 use mfs_ha_common::record::{AdvertRecord, KIND_ADVERT, KIND_HEARTBEAT};
 use mfs_ha_common::stats::DropReason;
-use mfs_ha_common::validate::{Accepted, AcceptedHeartbeat, Verdict, validate};
+use mfs_ha_common::validate::{Accepted, AcceptedHeartbeat, Claimed, Verdict, validate};
 
 use crate::clock;
 use crate::load::PacketMemory;
@@ -21,6 +21,13 @@ pub(crate) fn judge(ctx: &XdpContext) -> Option<Verdict> {
 
 fn ifindex(ctx: &XdpContext) -> u32 {
     u32::try_from(ctx.ingress_ifindex()).unwrap_or_default()
+}
+
+/// Notes whose configuration may differ.
+#[inline(always)]
+pub(crate) fn note_mismatch(ctx: &XdpContext, reason: DropReason, claimed: &Claimed) {
+    let claim = claimed.read(&PacketMemory::new(ctx));
+    maps::note_mismatch(reason, &claim, clock::now());
 }
 
 /// Stamps an accepted heartbeat and hands it on.

@@ -89,6 +89,9 @@ pub(crate) struct Unverified {
 }
 
 impl Unverified {
+    /// Stands where none was found.
+    pub(crate) const NONE: Self = Self { header_at: 0 };
+
     /// Recognizes a trailer behind the header at `header_at`, where header and trailer are `payload_len` long.
     #[inline(always)]
     pub(crate) fn find<F: Frame + ?Sized>(
@@ -113,6 +116,12 @@ impl Unverified {
     fn word<F: Frame + ?Sized>(self, frame: &F, index: usize) -> Option<[u8; 8]> {
         let body_at = usize::from(self.header_at).wrapping_add(HEADER_LEN);
         frame.load(body_at.wrapping_add(index << 3))
+    }
+
+    /// Returns the offset in the frame of the cluster's id.
+    #[inline(always)]
+    pub(crate) fn cluster_at(self) -> usize {
+        usize::from(self.header_at).wrapping_add(HEADER_LEN.wrapping_add(8))
     }
 
     /// Reads which cluster it is from.

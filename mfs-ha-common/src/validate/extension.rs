@@ -1,82 +1,100 @@
 //! What stands behind the header of an advert: nothing, a signed trailer, or anything else.
 
-use super::{Candidate, Extension};
+use super::{Candidate, Checked, Claimed, Extension, Outcome, Verdict};
 use crate::carp::trailer::{Unverified, VERSION};
 use crate::carp::wire::HEADER_LEN_U16;
 use crate::filter::{
     ACCEPT_TRAILING_BYTES, ClusterConfig, FilterConfig, PREVIOUS_KEY, REQUIRE_EXTENSION, TRAILERS,
 };
-use crate::member::{Claim, Cluster, MemberKey};
+use crate::member::{Cluster, MemberKey};
 use crate::net::Frame;
 use crate::stats::DropReason;
 
-/// An advert after everything behind its header but the tag was checked.
-// As with `Verdict`, the tag comes first. Single bytes only: of anything wider the compiler may copy what was
-// never written, which the verifier refuses.
-#[repr(u8)]
-pub(super) enum Examined {
-    /// There is no trailer and need not be one.
-    Plain,
-    /// A trailer, whose tag is still to be checked.
-    Extended(Extension),
-    /// A fault.
-    Drop(DropReason),
-    /// A fault of somebody who may be a member that is configured otherwise.
-    Mismatch(DropReason, Extension),
-}
+/// No trailer.
+const NONE: Extension = Extension {
+    node: 0,
+    trailer: Unverified::NONE,
+};
 
-/// Checks everything behind the header but the tag.
-// A call of its own: its values and those of the HMAC would not fit the BPF stack together.
-#[inline(never)]
-pub(super) fn examine<F: Frame + ?Sized, C: Cluster>(
+/// Checks everything behind the header; `None` where there is no trailer and need not be one.
+// The tag is not checked in `examine`, whose BPF stack would add to that of the computation.
+#[inline(always)]
+pub(super) fn check<F: Frame + ?Sized, C: Cluster>(
     frame: &F,
     candidate: &Candidate,
     filter: &FilterConfig,
     cluster: &C,
-) -> Examined {
+) -> Result<Option<Extension>, Verdict> {
+    let checked = examine(frame, candidate, filter, cluster);
+    let extension = checked.found;
+    match checked.outcome {
+        Outcome::Found if extension.node == 0 => Ok(None),
+        Outcome::Found if is_authentic(frame, candidate, &extension, cluster) => {
+            Ok(Some(extension))
+        }
+        Outcome::Found => Err(Verdict::Mismatch(
+            DropReason::TrailerBadTag,
+            claimed(&extension),
+        )),
+        Outcome::Pass => Err(Verdict::Pass(checked.pass)),
+        Outcome::Drop => Err(Verdict::Drop(checked.drop)),
+        Outcome::Mismatch => Err(Verdict::Mismatch(checked.drop, claimed(&extension))),
+    }
+}
+
+/// Everything but the tag.
+// A call of its own: its values and those of the HMAC would not fit the BPF stack together.
+#[inline(never)]
+fn examine<F: Frame + ?Sized, C: Cluster>(
+    frame: &F,
+    candidate: &Candidate,
+    filter: &FilterConfig,
+    cluster: &C,
+) -> Checked<Extension> {
     let config = cluster.config().filter(|config| config.has(TRAILERS));
     if let Some(config) = config
         && let Some((trailer, node)) =
             Unverified::find(frame, candidate.header_at, candidate.payload_len)
     {
-        return check(frame, config, cluster, Extension { node, trailer });
+        return examine_trailer(frame, config, cluster, Extension { node, trailer });
     }
     if candidate.payload_len > HEADER_LEN_U16 && !filter.has(ACCEPT_TRAILING_BYTES) {
-        return Examined::Drop(DropReason::TrailingBytes);
+        return Checked::drop(DropReason::TrailingBytes, NONE);
     }
     if config.is_some_and(|config| config.has(REQUIRE_EXTENSION)) {
-        return Examined::Drop(DropReason::ExtensionMissing);
+        return Checked::drop(DropReason::ExtensionMissing, NONE);
     }
-    Examined::Plain
+    Checked::found(NONE)
 }
 
 #[inline(always)]
-fn check<F: Frame + ?Sized, C: Cluster>(
+fn examine_trailer<F: Frame + ?Sized, C: Cluster>(
     frame: &F,
     config: &ClusterConfig,
     cluster: &C,
     extension: Extension,
-) -> Examined {
+) -> Checked<Extension> {
     let Extension { node, trailer } = extension;
     if trailer.cluster(frame) != Some(config.cluster) {
-        return Examined::Mismatch(DropReason::TrailerOtherCluster, extension);
+        return Checked::mismatch(DropReason::TrailerOtherCluster, extension);
     }
     if node == config.node {
-        return Examined::Drop(DropReason::TrailerOwnNode);
+        return Checked::drop(DropReason::TrailerOwnNode, NONE);
     }
-    let Some(last) = cluster.last(MemberKey::advert(node)) else {
-        return Examined::Drop(DropReason::TrailerUnknownMember);
+    // Nobody has the id 0, which stands for no trailer.
+    let last = cluster.last(MemberKey::advert(node)).filter(|_| node != 0);
+    let Some(last) = last else {
+        return Checked::drop(DropReason::TrailerUnknownMember, NONE);
     };
     match trailer.stamp(frame) {
-        Some(stamp) if stamp.is_newer_than(last) => Examined::Extended(extension),
-        _ => Examined::Drop(DropReason::TrailerReplayed),
+        Some(stamp) if stamp.is_newer_than(last) => Checked::found(extension),
+        _ => Checked::drop(DropReason::TrailerReplayed, NONE),
     }
 }
 
 /// Says whether the tag of a trailer is right under one of our keys.
-// Not in `examine`, whose BPF stack would add to that of the computation.
 #[inline(always)]
-pub(super) fn is_authentic<F: Frame + ?Sized, C: Cluster>(
+fn is_authentic<F: Frame + ?Sized, C: Cluster>(
     frame: &F,
     candidate: &Candidate,
     extension: &Extension,
@@ -89,12 +107,7 @@ pub(super) fn is_authentic<F: Frame + ?Sized, C: Cluster>(
     })
 }
 
-/// Reads what a trailer says of its sender.
 #[inline(always)]
-pub(super) fn claim<F: Frame + ?Sized>(frame: &F, extension: &Extension) -> Claim {
-    Claim {
-        node: extension.node,
-        version: VERSION,
-        cluster: extension.trailer.cluster(frame).unwrap_or_default(),
-    }
+fn claimed(extension: &Extension) -> Claimed {
+    Claimed::new(extension.node, VERSION, extension.trailer.cluster_at())
 }

@@ -5,13 +5,13 @@
 //! namespaces it is left to be filled in by hardware that never sees the frame. UDP behind an IPv6 extension
 //! header is not found and passes.
 
-use super::{Refusal, Verdict};
+use super::{Checked, Claimed, Outcome, Verdict};
 use crate::filter::{ClusterConfig, HEARTBEATS, PREVIOUS_KEY, VLAN_ANY};
 use crate::heartbeat::auth::{self, BODY_WORDS};
 use crate::heartbeat::{
     BODY_LEN, DATAGRAM_LEN, KIND_HEARTBEAT, MAGIC, PORT, Stamp, TagKey, VERSION,
 };
-use crate::member::{Claim, Cluster, MemberKey};
+use crate::member::{Cluster, MemberKey};
 use crate::net::{
     ETHERTYPE_IPV6, Frame, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6, LinkLayer, UDP_LEN, mapped,
 };
@@ -19,6 +19,7 @@ use crate::stats::{DropReason, PassReason};
 
 /// Bytes of the body that keep their places in every version: magic, version, kind, ids.
 const PREFIX_LEN: usize = 16;
+const CLUSTER_AT: usize = 8;
 const UDP_AND_PREFIX_LEN: u16 = 8 + 16;
 const UDP_LEN_EXACT: u16 = 8 + 168;
 const _: () = assert!(UDP_LEN + DATAGRAM_LEN == 8 + 168 && UDP_LEN + PREFIX_LEN == 8 + 16);
@@ -50,6 +51,13 @@ impl AcceptedHeartbeat {
         load_stamp(frame, self.body_at().wrapping_add(PREFIX_LEN))
     }
 
+    #[inline(always)]
+    fn claimed<F: Frame + ?Sized>(&self, frame: &F) -> Claimed {
+        let body_at = self.body_at();
+        let [version] = frame.load(body_at.wrapping_add(4)).unwrap_or_default();
+        Claimed::new(self.sender, version, body_at.wrapping_add(CLUSTER_AT))
+    }
+
     /// Reads the source address, an IPv4 one as ::ffff:a.b.c.d. The tag does not cover it.
     #[inline(always)]
     pub fn source<F: Frame + ?Sized>(&self, frame: &F) -> Option<Ipv6> {
@@ -77,6 +85,16 @@ pub(super) fn is_to_port<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> bool
     frame.load(port_at) == Some(PORT.to_be_bytes())
 }
 
+/// No heartbeat.
+const NONE: AcceptedHeartbeat = AcceptedHeartbeat {
+    sender: 0,
+    key: 0,
+    network_at: 0,
+    is_ipv6: false,
+};
+
+type Examined = Checked<AcceptedHeartbeat>;
+
 /// Judges a UDP datagram to the port of heartbeats.
 // A call of its own: adverts need the BPF stack for themselves.
 #[inline(never)]
@@ -85,40 +103,43 @@ pub(super) fn validate<F: Frame + ?Sized, C: Cluster>(
     link: &LinkLayer,
     cluster: &C,
 ) -> Verdict {
-    let (mut accepted, claim) = match examine(frame, link, cluster) {
-        Ok(examined) => examined,
-        Err(refusal) => return refusal.into(),
-    };
+    let checked = examine(frame, link, cluster);
+    let mut accepted = checked.found;
+    match checked.outcome {
+        Outcome::Pass => return Verdict::Pass(checked.pass),
+        Outcome::Drop => return Verdict::Drop(checked.drop),
+        Outcome::Mismatch => return Verdict::Mismatch(checked.drop, accepted.claimed(frame)),
+        Outcome::Found => {}
+    }
     match find_key(frame, accepted.body_at(), cluster) {
         Some(key) => {
             accepted.key = key;
             Verdict::Heartbeat(accepted)
         }
-        None => Verdict::Mismatch(DropReason::BadTag, claim),
+        None => Verdict::Mismatch(DropReason::BadTag, accepted.claimed(frame)),
     }
 }
 
 /// Everything but the tag.
 // A call of its own: the headers' bytes need not be on the BPF stack while the tag is computed.
 #[inline(never)]
-fn examine<F: Frame + ?Sized, C: Cluster>(
-    frame: &F,
-    link: &LinkLayer,
-    cluster: &C,
-) -> Result<(AcceptedHeartbeat, Claim), Refusal> {
-    let config = cluster
-        .config()
-        .filter(|config| config.has(HEARTBEATS))
-        .ok_or(Refusal::Pass(PassReason::NotCarp))?;
-    if config.vlan != VLAN_ANY && config.vlan != link.vlan {
-        return Err(Refusal::Pass(PassReason::OtherVlan));
-    }
-    let datagram = if link.ethertype == ETHERTYPE_IPV6 {
-        locate_ipv6(frame, link)?
-    } else {
-        locate_ipv4(frame, link)?
+fn examine<F: Frame + ?Sized, C: Cluster>(frame: &F, link: &LinkLayer, cluster: &C) -> Examined {
+    let config = cluster.config().filter(|config| config.has(HEARTBEATS));
+    let Some(config) = config else {
+        return Examined::pass(PassReason::NotCarp, NONE);
     };
-    check(frame, &datagram, config, cluster)
+    if config.vlan != VLAN_ANY && config.vlan != link.vlan {
+        return Examined::pass(PassReason::OtherVlan, NONE);
+    }
+    let located = if link.ethertype == ETHERTYPE_IPV6 {
+        locate_ipv6(frame, link)
+    } else {
+        locate_ipv4(frame, link)
+    };
+    match located {
+        Ok(datagram) => check(frame, &datagram, config, cluster),
+        Err(fault) => fault,
+    }
 }
 
 /// Where a UDP datagram lies in its frame.
@@ -131,28 +152,28 @@ struct Datagram {
 }
 
 #[inline(always)]
-fn locate_ipv4<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagram, Refusal> {
+fn locate_ipv4<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagram, Examined> {
     // The port was loaded from behind this header.
     let ip = frame
         .load(link.network_at)
-        .ok_or(Refusal::Pass(PassReason::NotCarp))?;
+        .ok_or(Examined::pass(PassReason::NotCarp, NONE))?;
     let ip = Ipv4Header::new(ip);
     // What stands in the place of the port is no port.
     if ip.is_later_fragment() {
-        return Err(Refusal::Pass(PassReason::NotCarp));
+        return Err(Examined::pass(PassReason::NotCarp, NONE));
     }
     if ip.version() != 4 || ip.header_words() < 5 {
-        return Err(Refusal::Drop(DropReason::BadIpHeader));
+        return Err(Examined::drop(DropReason::BadIpHeader, NONE));
     }
     if ip.header_words() > 5 {
-        return Err(Refusal::Drop(DropReason::IpOptions));
+        return Err(Examined::drop(DropReason::IpOptions, NONE));
     }
     if ip.is_fragment() {
-        return Err(Refusal::Drop(DropReason::Fragment));
+        return Err(Examined::drop(DropReason::Fragment, NONE));
     }
     let end = link.network_at.wrapping_add(usize::from(ip.total_len()));
     if end > frame.len() {
-        return Err(Refusal::Drop(DropReason::Truncated));
+        return Err(Examined::drop(DropReason::Truncated, NONE));
     }
     Ok(Datagram {
         network_at: link.network_at,
@@ -163,17 +184,18 @@ fn locate_ipv4<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagra
 }
 
 #[inline(always)]
-fn locate_ipv6<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagram, Refusal> {
+fn locate_ipv6<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagram, Examined> {
     // The port was loaded from behind this header.
-    let no_header = Refusal::Pass(PassReason::NotCarp);
-    let [version, _, _, _, len_high, len_low] = frame.load(link.network_at).ok_or(no_header)?;
+    let [version, _, _, _, len_high, len_low] = frame
+        .load(link.network_at)
+        .ok_or(Examined::pass(PassReason::NotCarp, NONE))?;
     if version >> 4 != 6 {
-        return Err(Refusal::Drop(DropReason::BadIpHeader));
+        return Err(Examined::drop(DropReason::BadIpHeader, NONE));
     }
     let udp_at = link.network_at.wrapping_add(IPV6_LEN);
     let udp_len = u16::from_be_bytes([len_high, len_low]);
     if udp_at.wrapping_add(usize::from(udp_len)) > frame.len() {
-        return Err(Refusal::Drop(DropReason::Truncated));
+        return Err(Examined::drop(DropReason::Truncated, NONE));
     }
     Ok(Datagram {
         network_at: link.network_at,
@@ -189,58 +211,50 @@ fn check<F: Frame + ?Sized, C: Cluster>(
     datagram: &Datagram,
     config: &ClusterConfig,
     cluster: &C,
-) -> Result<(AcceptedHeartbeat, Claim), Refusal> {
+) -> Examined {
     let body_at = datagram.udp_at.wrapping_add(UDP_LEN);
-    let not_heartbeat = Refusal::Drop(DropReason::NotHeartbeat);
     if datagram.udp_len < UDP_AND_PREFIX_LEN {
-        return Err(not_heartbeat);
+        return Examined::drop(DropReason::NotHeartbeat, NONE);
     }
-    let ids = frame.load(body_at).ok_or(not_heartbeat)?;
-    let [m0, m1, m2, m3, version, kind, sender, receiver] = ids;
+    let Some([m0, m1, m2, m3, version, kind, sender, receiver]) = frame.load(body_at) else {
+        return Examined::drop(DropReason::NotHeartbeat, NONE);
+    };
     if [m0, m1, m2, m3] != MAGIC {
-        return Err(not_heartbeat);
+        return Examined::drop(DropReason::NotHeartbeat, NONE);
     }
-    let cluster_at = body_at.wrapping_add(8);
-    let claim = Claim {
-        node: sender,
-        version,
-        cluster: u64::from_be_bytes(frame.load(cluster_at).ok_or(not_heartbeat)?),
+    let candidate = AcceptedHeartbeat {
+        sender,
+        key: 0,
+        network_at: u8::try_from(datagram.network_at).unwrap_or_default(),
+        is_ipv6: datagram.is_ipv6,
     };
     // Before the length: another version has another one, and shall be named.
     if version != VERSION {
-        return Err(Refusal::Mismatch(DropReason::OtherVersion, claim));
+        return Examined::mismatch(DropReason::OtherVersion, candidate);
     }
     let stated_len = frame.load(datagram.udp_at.wrapping_add(4));
     if datagram.udp_len != UDP_LEN_EXACT || stated_len != Some(UDP_LEN_EXACT.to_be_bytes()) {
-        return Err(Refusal::Drop(DropReason::BadHeartbeatLen));
+        return Examined::drop(DropReason::BadHeartbeatLen, NONE);
     }
     if kind != KIND_HEARTBEAT {
-        return Err(Refusal::Drop(DropReason::BadKind));
+        return Examined::drop(DropReason::BadKind, NONE);
     }
-    if claim.cluster != config.cluster {
-        return Err(Refusal::Mismatch(DropReason::OtherCluster, claim));
+    if frame.load(body_at.wrapping_add(CLUSTER_AT)) != Some(config.cluster.to_be_bytes()) {
+        return Examined::mismatch(DropReason::OtherCluster, candidate);
     }
     if receiver != config.node {
-        return Err(Refusal::Drop(DropReason::OtherReceiver));
+        return Examined::drop(DropReason::OtherReceiver, NONE);
     }
     if sender == config.node {
-        return Err(Refusal::Drop(DropReason::OwnNode));
+        return Examined::drop(DropReason::OwnNode, NONE);
     }
-    let last = cluster
-        .last(MemberKey::heartbeat(sender))
-        .ok_or(Refusal::Drop(DropReason::UnknownMember))?;
-    let stamp = load_stamp(frame, body_at.wrapping_add(PREFIX_LEN))
-        .ok_or(Refusal::Drop(DropReason::BadHeartbeatLen))?;
-    if !stamp.is_newer_than(last) {
-        return Err(Refusal::Drop(DropReason::Replayed));
-    }
-    let accepted = AcceptedHeartbeat {
-        network_at: u8::try_from(datagram.network_at).unwrap_or_default(),
-        sender,
-        key: 0,
-        is_ipv6: datagram.is_ipv6,
+    let Some(last) = cluster.last(MemberKey::heartbeat(sender)) else {
+        return Examined::drop(DropReason::UnknownMember, NONE);
     };
-    Ok((accepted, claim))
+    match load_stamp(frame, body_at.wrapping_add(PREFIX_LEN)) {
+        Some(stamp) if stamp.is_newer_than(last) => Examined::found(candidate),
+        _ => Examined::drop(DropReason::Replayed, NONE),
+    }
 }
 
 #[inline(always)]

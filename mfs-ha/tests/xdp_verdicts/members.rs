@@ -175,12 +175,16 @@ fn check(kernel: &mut Kernel, case: &Case) -> Verdict {
         (heard, changed) => panic!("{name}: {heard:?}, but {changed:?}"),
     }
     match (verdict, noted.as_slice()) {
-        (Verdict::Mismatch(reason, claim), [(key, state)]) => {
+        (Verdict::Mismatch(reason, claimed), [(key, state)]) => {
+            let claim = claimed.read(case.frame.as_slice());
             assert_eq!(key.node, claim.node, "{name}");
             assert_eq!(*state, expected_note(reason, claim, state), "{name}");
         }
         // Who is no member leaves no trace.
-        (Verdict::Mismatch(_, claim), []) => assert!(!OTHERS.contains(&claim.node), "{name}"),
+        (Verdict::Mismatch(_, claimed), []) => {
+            let claim = claimed.read(case.frame.as_slice());
+            assert!(!OTHERS.contains(&claim.node), "{name}");
+        }
         (_, noted) => assert_eq!(noted, [], "{name}"),
     }
     verdict
@@ -197,6 +201,7 @@ fn kernel_host_and_table_agree_on_every_case_of_the_cluster() {
             (Expected::Pass(expected), Verdict::Pass(reason)) => assert_eq!(reason, expected),
             (Expected::Drop(expected), Verdict::Drop(reason)) => assert_eq!(reason, expected),
             (Expected::Mismatch(expected, claim), Verdict::Mismatch(reason, found)) => {
+                let found = found.read(case.frame.as_slice());
                 assert_eq!((reason, found), (expected, claim), "{name}");
             }
             (Expected::Heartbeat { sender, key, .. }, Verdict::Heartbeat(accepted)) => {
