@@ -156,7 +156,7 @@ fn locate_ipv4<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagra
     // The port was loaded from behind this header.
     let ip = frame
         .load(link.network_at)
-        .ok_or(Examined::pass(PassReason::NotCarp, NONE))?;
+        .ok_or_else(|| Examined::pass(PassReason::NotCarp, NONE))?;
     let ip = Ipv4Header::new(ip);
     // What stands in the place of the port is no port.
     if ip.is_later_fragment() {
@@ -188,7 +188,7 @@ fn locate_ipv6<F: Frame + ?Sized>(frame: &F, link: &LinkLayer) -> Result<Datagra
     // The port was loaded from behind this header.
     let [version, _, _, _, len_high, len_low] = frame
         .load(link.network_at)
-        .ok_or(Examined::pass(PassReason::NotCarp, NONE))?;
+        .ok_or_else(|| Examined::pass(PassReason::NotCarp, NONE))?;
     if version >> 4 != 6 {
         return Err(Examined::drop(DropReason::BadIpHeader, NONE));
     }
