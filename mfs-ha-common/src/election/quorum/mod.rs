@@ -480,6 +480,7 @@ impl Election {
             .with(Flags::SETTLED, self.is_settled)
             .with(Flags::HAS_HEARD_HOLDER, self.has_heard_holder)
             .with(Flags::ACCEPTS_LOSS, self.settings.accepts_loss)
+            .with(Flags::LATE, self.rounds.is_late(now))
     }
 
     fn enter(&mut self, to: State, at: Timestamp, reason: Reason) -> Transition {

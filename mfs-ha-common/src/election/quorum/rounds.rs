@@ -8,6 +8,9 @@ use core::time::Duration;
 use crate::heartbeat::Stamp;
 use crate::time::Timestamp;
 
+/// For how long a node says that it could not keep its schedule: long enough to be seen.
+const LATE_SPAN: Duration = Duration::from_secs(10);
+
 /// Rounds that are remembered: an answer comes after two or three.
 const REMEMBERED: usize = 64;
 
@@ -18,6 +21,7 @@ pub(super) struct Rounds {
     due: Timestamp,
     interval: Duration,
     late: u64,
+    late_at: Option<Timestamp>,
 }
 
 impl Rounds {
@@ -28,6 +32,7 @@ impl Rounds {
             due: now,
             interval,
             late: 0,
+            late_at: None,
         }
     }
 
@@ -58,12 +63,18 @@ impl Rounds {
         self.late
     }
 
+    /// Says whether a round was late a moment ago.
+    pub(super) fn is_late(&self, now: Timestamp) -> bool {
+        self.late_at.is_some_and(|at| now.since(at) < LATE_SPAN)
+    }
+
     /// Notes a round that is sent now.
     pub(super) fn begin(&mut self, now: Timestamp) {
         let half = self.interval.checked_div(2).unwrap_or_default();
         let is_late = now > self.due.after(half);
         if is_late && self.stamp.sequence > 0 {
             self.late = self.late.saturating_add(1);
+            self.late_at = Some(now);
         }
         self.stamp.sequence = self.stamp.sequence.saturating_add(1);
         if let Some(slot) = slot(self.stamp.sequence) {
@@ -146,6 +157,7 @@ mod tests {
         let late = due.after(H * 3);
         rounds.begin(late);
         assert_eq!((rounds.due(), rounds.late()), (late.after(H), 1));
+        assert!(rounds.is_late(late) && !rounds.is_late(late.after(LATE_SPAN)));
         // One that was not waited for.
         rounds.begin(late.after(H / 2));
         assert_eq!(rounds.due(), late.after(H / 2).after(H));
