@@ -14,15 +14,21 @@ mod daemon {
 
 use std::path::Path;
 
-use daemon::config::{Config, ConfigError, is_instance_name};
+use daemon::config::{ConfigError, Configuration, is_instance_name};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    match Config::parse(text, Path::new("fuzz.toml")) {
-        Ok(config) => {
-            assert!(config.carp.vhid > 0 && config.carp.deadratio > 0);
-            assert!((1..=32).contains(&config.vip.prefix_len));
-            assert!(is_instance_name(&config.instance));
+    match Configuration::parse(text, Path::new("fuzz.toml")) {
+        Ok(configuration) => {
+            assert!(is_instance_name(configuration.instance()));
+            if let Some(cluster) = configuration.cluster() {
+                assert!(cluster.own().is_some() && !cluster.list.is_empty());
+                assert!(cluster.timing.lease >= 3 * cluster.timing.interval);
+            }
+            if let Configuration::Candidate(config) = configuration {
+                assert!(config.carp.vhid > 0 && config.carp.deadratio > 0);
+                assert!((1..=32).contains(&config.vip.prefix_len));
+            }
         }
         Err(error) => {
             assert!(error.to_string().starts_with("fuzz.toml"), "{error}");

@@ -1,12 +1,15 @@
-//! The configuration file: TOML text becomes a [`Config`] whose every value was checked.
+//! The configuration file: TOML text becomes a [`Configuration`] whose every value was checked.
 //!
 //! All mistakes of a file are reported at once, each with its line, the key, the value and what
 //! would be right. What depends on the machine (does the interface exist, may the password file be
 //! read, can the hooks be run) is not decided here: `check` and the start of the daemon do that.
 
+mod cluster;
 mod moosefs;
 mod read;
 mod section;
+mod unknown;
+mod values;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+pub use self::cluster::{Cluster, ClusterMember, PATHS_MAX};
 pub use self::moosefs::{MooseFs, ServiceConfig};
 pub use self::section::Problem;
 use self::section::Problems;
@@ -30,9 +34,44 @@ const PIN_ROOT: &str = "/sys/fs/bpf/mfs-ha";
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Names the pin directory, the control socket and the lock; `[a-z0-9-]{1,32}`.
+pub enum Configuration {
+    /// Of a node that may become master.
+    Candidate(Config),
+    /// Of one that only votes.
+    Witness(Witness),
+}
+
+/// How a master is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By adverts alone.
+    Carp,
+    /// By a majority of `[cluster]`.
+    Quorum,
+}
+
+/// The configuration of a witness.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// Names the pin directory, the control socket, the lock and the state; `[a-z0-9-]{1,32}`.
     pub instance: String,
+    /// Directory of the control socket and the lock.
+    pub run_dir: PathBuf,
+    /// `[xdp]`
+    pub xdp: Xdp,
+    /// `[scheduling]`
+    pub scheduling: Scheduling,
+    /// `[cluster]`
+    pub cluster: Cluster,
+}
+
+/// The configuration of a node that may become master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Names the pin directory, the control socket, the lock and the state; `[a-z0-9-]{1,32}`.
+    pub instance: String,
+    /// How a master is chosen.
+    pub mode: Mode,
     /// The interface that carries the adverts and the VIP.
     pub interface: String,
     /// The 802.1Q tag of the adverts, 1 to 4094; `None` for untagged.
@@ -45,6 +84,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// `[carp]`
     pub carp: Carp,
+    /// `[cluster]`; always there in quorum mode. In carp mode its secret signs adverts.
+    pub cluster: Option<Cluster>,
     /// `[hooks]`
     pub hooks: Hooks,
     /// `[xdp]`
@@ -99,6 +140,8 @@ pub struct Carp {
     pub trailing_bytes: TrailingBytes,
     /// What to do with an advert that repeats its sender's last counter.
     pub repeated_counter: RepeatedCounter,
+    /// Drop adverts that the cluster's secret does not sign.
+    pub require_extension: bool,
 }
 
 /// `carp.trailing_bytes`
@@ -215,7 +258,7 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
-impl Config {
+impl Configuration {
     /// Reads and checks a file.
     ///
     /// # Errors
@@ -264,18 +307,83 @@ impl Config {
                 None => problems.add(message),
             }
         }
-        let config = if syntax_errors.is_empty() {
+        let configuration = if syntax_errors.is_empty() {
             read::document(document.get_ref(), &problems)
         } else {
             None
         };
-        match config {
-            Some(config) if problems.is_empty() => Ok(config),
+        match configuration {
+            Some(configuration) if problems.is_empty() => Ok(configuration),
             Some(_) | None => Err(ConfigError::Invalid {
                 path: path.to_owned(),
                 problems: problems.into_sorted(),
             }),
         }
+    }
+
+    /// Names the pin directory, the control socket, the lock and the state.
+    pub fn instance(&self) -> &str {
+        match self {
+            Self::Candidate(config) => &config.instance,
+            Self::Witness(witness) => &witness.instance,
+        }
+    }
+
+    /// Directory of the control socket and the lock.
+    pub fn run_dir(&self) -> &Path {
+        match self {
+            Self::Candidate(config) => &config.run_dir,
+            Self::Witness(witness) => &witness.run_dir,
+        }
+    }
+
+    /// `[xdp]`
+    pub fn xdp(&self) -> Xdp {
+        match self {
+            Self::Candidate(config) => config.xdp,
+            Self::Witness(witness) => witness.xdp,
+        }
+    }
+
+    /// `[scheduling]`
+    pub fn scheduling(&self) -> Scheduling {
+        match self {
+            Self::Candidate(config) => config.scheduling,
+            Self::Witness(witness) => witness.scheduling,
+        }
+    }
+
+    /// `[cluster]`
+    pub fn cluster(&self) -> Option<&Cluster> {
+        match self {
+            Self::Candidate(config) => config.cluster.as_ref(),
+            Self::Witness(witness) => Some(&witness.cluster),
+        }
+    }
+
+    /// The cluster whose majority decides; `None` in carp mode.
+    pub fn quorum(&self) -> Option<&Cluster> {
+        match self {
+            Self::Candidate(config) => config.quorum(),
+            Self::Witness(witness) => Some(&witness.cluster),
+        }
+    }
+
+    /// The control socket.
+    pub fn socket_path(&self) -> PathBuf {
+        socket_path(self.run_dir(), self.instance())
+    }
+
+    /// The directory that holds the pinned maps and links.
+    pub fn pin_dir(&self) -> PathBuf {
+        pin_dir(self.instance())
+    }
+}
+
+impl Config {
+    /// The cluster whose majority decides; `None` in carp mode.
+    pub fn quorum(&self) -> Option<&Cluster> {
+        self.cluster.as_ref().filter(|_| self.mode == Mode::Quorum)
     }
 
     /// The control socket.
@@ -285,8 +393,12 @@ impl Config {
 
     /// The directory that holds the pinned maps and links.
     pub fn pin_dir(&self) -> PathBuf {
-        Path::new(PIN_ROOT).join(&self.instance)
+        pin_dir(&self.instance)
     }
+}
+
+fn pin_dir(instance: &str) -> PathBuf {
+    Path::new(PIN_ROOT).join(instance)
 }
 
 /// The control socket of an instance.
@@ -302,5 +414,7 @@ pub fn is_instance_name(name: &str) -> bool {
             .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod tests;

@@ -5,44 +5,45 @@
 //! [`Daemon`] owns the VIP: whatever ends it, the VIP is removed last, by the node's own farewell and
 //! once more by hand.
 
+mod base;
+mod end;
+mod witness;
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use aya_log::EbpfLogger;
 use mfs_ha_common::carp::auth::HmacKey;
 use mfs_ha_common::election::carp::Settings;
 use mfs_ha_common::node::{Node, NodeConfig};
 use mfs_ha_common::priority::Priority;
 use mfs_ha_common::promotion::Service;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::bpf::{self, AttachError, BpfError, Maps, PeerMap, StatsMap};
-use crate::clock;
-use crate::config::Config;
+use self::base::{Base, ClusterTasks};
+pub use self::base::{ClusterStart, ClusterStartError};
+use self::end::{Logger, forward_logs, until_end};
+pub use self::witness::{WitnessDaemon, WitnessError};
+use crate::bpf::{AttachError, BpfError};
+use crate::cluster::path::PathKeeper;
+use crate::config::{Config, Configuration};
 use crate::control::ControlSocket;
-use crate::driver::{FACTS_MAX, Fact, Outputs};
+use crate::driver::{Fact, Outputs, ServiceOutputs};
 use crate::heartbeat::{self, Heartbeat, Parts};
 use crate::hooks::{Hook, HookRunner, HookSettings};
-use crate::inspect::Inspector;
+use crate::inspect::{Inspector, ServiceInspector};
 use crate::interface::{Interface, LinkState};
 use crate::moosefs::process::master::MasterProgram;
 use crate::moosefs::services::{Action as ServiceAction, Services};
 use crate::netlink::NetlinkError;
 use crate::netlink::vip::{NetlinkTarget, VipApplier, VipError, VipReport, Wanted, remove_vip_now};
 use crate::netlink::watch::{LinkWatcher, watch as watch_link};
-use crate::promotion::{self, Executor, Housekeeping, Metadata, Orders, Reports};
-use crate::readiness;
-use crate::signals::{Asked, Signals};
-use crate::supervisor::{self, Supervisor};
-
-/// The heartbeat thread leaves in 200 ms without metadata and in 2 s with them, done or not; after this it
-/// is not waited for any more.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
-
-type Logger = EbpfLogger<&'static dyn log::Log>;
+use crate::promotion::{self, Executor, Housekeeping, Inputs, Metadata, Orders, Place, Reports};
+use crate::signals::Signals;
+use crate::supervisor::{self, LinkViews, Supervisor};
+use crate::{clock, cluster};
 
 /// Why there is nothing to stand on.
 #[derive(Debug, thiserror::Error)]
@@ -69,17 +70,14 @@ pub enum GroundError {
 
 /// A usable interface with the XDP program on it.
 pub struct Ground {
+    configuration: Arc<Configuration>,
     config: Arc<Config>,
+    cluster: Option<ClusterStart>,
+    base: Base,
     source: Ipv4Addr,
     link_watcher: LinkWatcher,
     link: watch::Receiver<LinkState>,
     supervisor: Supervisor,
-    facts: mpsc::Sender<Fact>,
-    facts_receiver: mpsc::Receiver<Fact>,
-    peers: Arc<PeerMap>,
-    stats: StatsMap,
-    records: aya::maps::RingBuf<aya::maps::MapData>,
-    logger: Logger,
     metadata: Option<(Metadata, Services)>,
 }
 
@@ -88,51 +86,45 @@ impl Ground {
     ///
     /// # Errors
     /// What is missing or in the way.
-    pub async fn prepare(config: &Arc<Config>, key: HmacKey) -> Result<Self, GroundError> {
+    pub async fn prepare(
+        config: Config,
+        key: HmacKey,
+        cluster: Option<ClusterStart>,
+    ) -> Result<Self, GroundError> {
+        let configuration = Arc::new(Configuration::Candidate(config.clone()));
+        let config = Arc::new(config);
         let (link_watcher, link) = watch_link(&config.interface).await?;
         let state = link.borrow().clone();
-        let interface = first_interface(config, &state).map_err(GroundError::Interface)?;
+        let interface = first_interface(&config, &state).map_err(GroundError::Interface)?;
         // A living daemon has its program on the interface for as long as it has the VIP. Without one
         // the VIP is nobody's, whatever may keep this start from becoming its owner.
         if interface.xdp.is_none() {
-            remove_stale_vip(config).await?;
+            remove_stale_vip(&config).await?;
         }
-        let source = supervisor::source(config, interface).map_err(GroundError::Interface)?;
-        let metadata = prepare_metadata(config)
+        let source = supervisor::source(&config, interface).map_err(GroundError::Interface)?;
+        let metadata = prepare_metadata(&config)
             .await
             .map_err(GroundError::Metadata)?;
-        let (program, maps) = bpf::load(
-            Some(&config.pin_dir()),
-            &bpf::Configured {
-                peers: &config.carp.peers,
-                members: &[],
-            },
-        )?;
-        let Maps {
-            config: filter,
-            peers,
-            stats,
-            records,
-            logger,
-            ..
-        } = maps;
-        let (facts, facts_receiver) = mpsc::channel(FACTS_MAX);
-        let mut supervisor =
-            Supervisor::new(Arc::clone(config), key, program, filter, facts.clone())
-                .map_err(|error| GroundError::Interface(error.to_string()))?;
-        supervisor.attach(&state)?;
+        let mut base = Base::load(&configuration, &config.carp.peers, cluster.as_ref())?;
+        let filter = base.take_filter()?;
+        let mut supervisor = Supervisor::new(
+            Arc::clone(&config),
+            key,
+            base.attachments.clone(),
+            filter,
+            base.facts.clone(),
+        )
+        .map_err(|error| GroundError::Interface(error.to_string()))?;
+        supervisor.attach(&state).await?;
         Ok(Self {
-            config: Arc::clone(config),
+            configuration,
+            config,
+            cluster,
+            base,
             source,
             link_watcher,
             link,
             supervisor,
-            facts,
-            facts_receiver,
-            peers,
-            stats,
-            records,
-            logger,
             metadata,
         })
     }
@@ -143,7 +135,11 @@ async fn prepare_metadata(config: &Config) -> anyhow::Result<Option<(Metadata, S
         return Ok(None);
     };
     let services = Services::spawn(promotion::services(moosefs, hook_limit(config)));
-    let metadata = Metadata::prepare(moosefs, config.vip.address, services.wanted()).await?;
+    let place = Place {
+        vip: config.vip.address,
+        versions_decide: config.quorum().is_some(),
+    };
+    let metadata = Metadata::prepare(moosefs, place, services.wanted()).await?;
     Ok(Some((metadata, services)))
 }
 
@@ -163,16 +159,28 @@ pub struct Daemon {
     facts: mpsc::Sender<Fact>,
     heartbeat: Heartbeat,
     supervisor: Supervisor,
+    keepers: Vec<PathKeeper>,
     link: watch::Receiver<LinkState>,
     link_watcher: LinkWatcher,
-    applier: VipApplier<NetlinkTarget>,
-    reports: watch::Receiver<VipReport>,
-    hooks: HookRunner,
+    service: ServiceTasks,
     inspector: Inspector,
     control: ControlSocket,
     logger: Logger,
     signals: Signals,
+}
+
+/// What carries out the decisions about VIP, hooks and metadata.
+struct ServiceTasks {
+    applier: VipApplier<NetlinkTarget>,
+    reports: watch::Receiver<VipReport>,
+    hooks: HookRunner,
     metadata: Option<MetadataTask>,
+}
+
+/// What the rest of the daemon has to know of it.
+struct ServiceParts {
+    outputs: ServiceOutputs,
+    inspector: ServiceInspector,
 }
 
 /// What carries out the decisions about the metadata.
@@ -190,62 +198,65 @@ impl Daemon {
     /// The control socket, a thread or a signal handler cannot be had.
     pub async fn start(ground: Ground) -> anyhow::Result<Self> {
         let config = ground.config;
+        let base = ground.base;
         let signals = Signals::new()?;
         let control = ControlSocket::bind(&config.socket_path())?;
-        let (wanted_vip, wanted) = watch::channel(Wanted {
-            present: false,
-            generation: 0,
-        });
-        let (applier, reports) =
-            VipApplier::new(vip_target(&config), wanted.clone(), ground.link.clone());
-        let hooks = HookRunner::spawn(hook_settings(&config));
-        let views = ground
-            .metadata
-            .as_ref()
-            .map(|(metadata, _)| metadata.views());
-        let (orders, metadata) = ground
-            .metadata
-            .map(|(metadata, services)| metadata_task(metadata, services, &ground.facts))
-            .unzip();
-        let parts = Parts {
-            node: node(&config, ground.source)?,
-            records: ground.records,
-            peers: Arc::clone(&ground.peers),
-            facts: ground.facts_receiver,
+        let node = node(&config, ground.source, ground.cluster.as_ref())?;
+        let (cluster, keepers, inspector) = match ClusterTasks::start(
+            &ground.configuration,
+            ground.cluster,
+            &base.attachments,
+            &base.facts,
+            base.mismatches,
+        )? {
+            Some(tasks) => (
+                (tasks.quorum, Some(tasks.signer)),
+                tasks.keepers,
+                tasks.inspector,
+            ),
+            None => ((None, None), Vec::new(), None),
+        };
+        let (service, parts) = service(
+            &config,
+            ground.metadata,
+            &ground.link,
+            &base.facts,
+            ground.supervisor.views(),
+        );
+        let heartbeat = Parts {
+            node,
+            records: base.records,
+            peers: Arc::clone(&base.peers),
+            facts: base.facts_receiver,
             outputs: Outputs {
-                vip: wanted_vip,
-                hooks: hooks.wanted(),
-                metadata: orders,
+                service: Some(parts.outputs),
+                quorum: cluster.0,
+                signer: cluster.1,
             },
         };
-        let heartbeat = heartbeat::start(parts, config.scheduling.realtime).await?;
+        let heartbeat = heartbeat::start(heartbeat, config.scheduling.realtime).await?;
         let inspector = Inspector {
-            config: Arc::clone(&config),
-            facts: ground.facts.clone(),
-            peers: ground.peers,
-            stats: Arc::new(ground.stats),
-            link: ground.supervisor.views(),
-            wanted_vip: wanted,
-            vip: reports.clone(),
-            hooks: hooks.status(),
-            metadata: views,
+            config: ground.configuration,
+            facts: base.facts.clone(),
+            peers: base.peers,
+            stats: base.stats,
+            service: Some(parts.inspector),
+            cluster: inspector,
             is_realtime: heartbeat.is_realtime,
         };
         Ok(Self {
             config,
-            facts: ground.facts,
+            facts: base.facts,
             heartbeat,
             supervisor: ground.supervisor,
+            keepers,
             link: ground.link,
             link_watcher: ground.link_watcher,
-            applier,
-            reports,
-            hooks,
+            service,
             inspector,
             control,
-            logger: ground.logger,
+            logger: base.logger,
             signals,
-            metadata,
         })
     }
 
@@ -259,22 +270,27 @@ impl Daemon {
             facts,
             heartbeat,
             supervisor,
+            keepers,
             link,
             link_watcher,
-            applier,
-            reports,
-            hooks,
+            service,
             inspector,
             control,
             logger,
             signals,
-            metadata,
         } = self;
+        let ServiceTasks {
+            applier,
+            reports,
+            hooks,
+            metadata,
+        } = service;
         let (work, metadata) = metadata.map(MetadataTask::split).unzip();
         let background = async {
             tokio::join!(
                 link_watcher.run(),
                 supervisor.run(link),
+                ClusterTasks::keep_paths(keepers),
                 applier.run(),
                 forward_reports(reports, facts.clone()),
                 control.serve({
@@ -320,20 +336,66 @@ impl MetadataTask {
     }
 }
 
+fn service(
+    config: &Config,
+    metadata: Option<(Metadata, Services)>,
+    link: &watch::Receiver<LinkState>,
+    facts: &mpsc::Sender<Fact>,
+    link_views: LinkViews,
+) -> (ServiceTasks, ServiceParts) {
+    let (vip, wanted) = watch::channel(Wanted {
+        present: false,
+        generation: 0,
+    });
+    let (applier, reports) = VipApplier::new(vip_target(config), wanted.clone(), link.clone());
+    let hooks = HookRunner::spawn(hook_settings(config));
+    let views = metadata.as_ref().map(|(metadata, _)| metadata.views());
+    let (orders, metadata) = metadata
+        .map(|(metadata, services)| metadata_task(metadata, services, facts))
+        .unzip();
+    let parts = ServiceParts {
+        outputs: ServiceOutputs {
+            vip,
+            hooks: hooks.wanted(),
+            metadata: orders,
+        },
+        inspector: ServiceInspector {
+            link: link_views,
+            wanted_vip: wanted,
+            vip: reports.clone(),
+            hooks: hooks.status(),
+            metadata: views,
+        },
+    };
+    let tasks = ServiceTasks {
+        applier,
+        reports,
+        hooks,
+        metadata,
+    };
+    (tasks, parts)
+}
+
 fn metadata_task(
     metadata: Metadata,
     services: Services,
     facts: &mpsc::Sender<Fact>,
 ) -> (Orders, MetadataTask) {
     let (step, steps) = watch::channel(None);
-    let (follow, followed) = watch::channel(None);
+    let (wish, wishes) = watch::channel(None);
+    let (served, holder) = watch::channel(None);
+    let inputs = Inputs {
+        steps,
+        wishes,
+        holder,
+    };
     let task = MetadataTask {
         housekeeping: metadata.housekeeping(),
         master: metadata.master(),
         services,
-        executor: Executor::new(metadata, steps, followed, Reports::new(facts.clone())),
+        executor: Executor::new(metadata, inputs, Reports::new(facts.clone())),
     };
-    (Orders { step, follow }, task)
+    (Orders { step, wish, served }, task)
 }
 
 /// Ends an mfsmaster after a farewell that failed or a thread that died: nobody watches over it any more.
@@ -370,45 +432,6 @@ async fn remove_left_vip(config: &Config) {
     }
 }
 
-/// Waits for a signal, asks the node to leave, and waits for that.
-async fn until_end(
-    mut signals: Signals,
-    facts: &mpsc::Sender<Fact>,
-    inspector: &Inspector,
-    mut ended: oneshot::Receiver<anyhow::Result<()>>,
-) -> anyhow::Result<()> {
-    loop {
-        let asked = tokio::select! {
-            ended = &mut ended => return thread_result(ended),
-            asked = signals.next() => asked,
-        };
-        match asked {
-            Asked::Show => inspector.log().await,
-            Asked::Stop(name) => {
-                tracing::info!(signal = name, "leaving");
-                break;
-            }
-        }
-    }
-    let farewell = async {
-        // A thread that hangs takes no facts either.
-        if facts.send(Fact::Stop).await.is_err() {
-            tracing::debug!("the heartbeat thread has ended already");
-        }
-        ended.await
-    };
-    tokio::time::timeout(FAREWELL_LIMIT, farewell)
-        .await
-        .context("the heartbeat thread does not end")
-        .and_then(thread_result)
-}
-
-fn thread_result(
-    ended: Result<anyhow::Result<()>, oneshot::error::RecvError>,
-) -> anyhow::Result<()> {
-    ended.context("the heartbeat thread died").flatten()
-}
-
 async fn forward_reports(mut reports: watch::Receiver<VipReport>, facts: mpsc::Sender<Fact>) {
     while reports.changed().await.is_ok() {
         let report = reports.borrow_and_update().clone();
@@ -418,27 +441,7 @@ async fn forward_reports(mut reports: watch::Receiver<VipReport>, facts: mpsc::S
     }
 }
 
-/// Hands the XDP program's debug messages to the log.
-async fn forward_logs(mut logger: Logger) {
-    use std::os::fd::AsFd as _;
-    let watched = logger
-        .as_fd()
-        .try_clone_to_owned()
-        .and_then(readiness::watch);
-    let watched = match watched {
-        Ok(watched) => watched,
-        Err(error) => {
-            tracing::warn!(%error, "no messages of the XDP program in this log");
-            return std::future::pending().await;
-        }
-    };
-    while let Ok(mut ready) = watched.readable().await {
-        ready.clear_ready();
-        logger.flush();
-    }
-}
-
-fn node(config: &Config, source: Ipv4Addr) -> anyhow::Result<Node> {
+fn node(config: &Config, source: Ipv4Addr, cluster: Option<&ClusterStart>) -> anyhow::Result<Node> {
     let carp = &config.carp;
     let settings = Settings {
         priority: Priority::new(carp.advbase, carp.advskew),
@@ -457,9 +460,14 @@ fn node(config: &Config, source: Ipv4Addr) -> anyhow::Result<Node> {
             stage_limit: moosefs.stage_timeout,
             start_limit: moosefs.start_timeout,
         });
+    let quorum = config
+        .quorum()
+        .zip(cluster)
+        .map(|(cluster, start)| cluster::settings(cluster, Some(config), start.beginning()));
+    let quorum = quorum.transpose()?;
     let node = NodeConfig {
         election: settings,
-        quorum: None,
+        quorum,
         neutral: carp.neutral,
         service,
     };

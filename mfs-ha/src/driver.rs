@@ -16,13 +16,19 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
 use mfs_ha_common::action::{Action, Actions};
+use mfs_ha_common::cluster::NodeId;
+use mfs_ha_common::durable::Durable;
+use mfs_ha_common::election::quorum::{LeaseStatus, MemberStatus};
 use mfs_ha_common::election::{Timer, Transition};
 use mfs_ha_common::event::Event;
+use mfs_ha_common::freshness::Metadata;
+use mfs_ha_common::heartbeat::Heartbeat;
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::{Node, NodeStatus};
 use mfs_ha_common::peer::PEERS_MAX;
 use mfs_ha_common::priority::Priority;
-use mfs_ha_common::record::AdvertRecord;
+use mfs_ha_common::promotion::Phase;
+use mfs_ha_common::record::{AdvertRecord, HeartbeatRecord, Record};
 use mfs_ha_common::time::Timestamp;
 use std::os::fd::{AsFd as _, OwnedFd};
 use tokio::io::unix::AsyncFd;
@@ -30,9 +36,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::bpf::PeerMap;
 use crate::clock::{self, BootTimer};
+use crate::cluster::rounds::{PathCount, Rounds, Signer};
+use crate::cluster::sender::PathSender;
 use crate::hooks::Hook;
 use crate::netlink::vip::{Presence, VipReport, Wanted};
-use crate::promotion::{Order, Orders};
+use crate::promotion::{Order, Orders, Served, Wish};
 use crate::readiness;
 use crate::transmit::Transmitter;
 
@@ -53,6 +61,18 @@ pub enum Fact {
     LinkUp(Box<Transmitter>),
     /// It cannot.
     LinkDown,
+    /// A network between the members can be used, through this.
+    PathUp {
+        /// Which one.
+        index: usize,
+        /// The way to all other members.
+        sender: Box<PathSender>,
+    },
+    /// It cannot.
+    PathDown {
+        /// Which one.
+        index: usize,
+    },
     /// What became of the VIP.
     Vip(VipReport),
     /// A step of the promotion or the resignation is done.
@@ -69,6 +89,12 @@ pub enum Fact {
     MasterLost,
     /// Whether the metadata of this node could be promoted.
     Ready(bool),
+    /// What this node has of the metadata.
+    Metadata(Metadata),
+    /// The same, and nothing arrives any more.
+    Frozen(Metadata),
+    /// This is on disk.
+    Stored(Durable),
     /// The operator ends the daemon.
     Stop,
     /// Somebody wants to see the node.
@@ -88,19 +114,97 @@ pub struct View {
     pub adverts_sent: u64,
     /// Adverts that it did not.
     pub adverts_failed: u64,
+    /// The lease and the other members; `None` in carp mode.
+    pub cluster: Option<ClusterView>,
     /// The longest that a deadline was overrun, in nanoseconds.
     pub lateness_max_ns: u64,
+}
+
+/// The lease and the other members, as the core sees them.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    /// The lease.
+    pub lease: LeaseStatus,
+    /// All members but this one.
+    pub members: Vec<MemberStatus>,
+    /// What became of heartbeats in each network.
+    pub paths: Vec<PathCount>,
+    /// Heartbeats that this version does not understand.
+    pub not_understood: u64,
 }
 
 /// Where decisions go. Sending never waits.
 #[derive(Debug)]
 pub struct Outputs {
+    /// What a candidate has.
+    pub service: Option<ServiceOutputs>,
+    /// The rounds of quorum mode, and where its durable state goes.
+    pub quorum: Option<QuorumOutputs>,
+    /// Signs adverts; `None` without a cluster.
+    pub signer: Option<Signer>,
+}
+
+/// Where a candidate's decisions go.
+#[derive(Debug)]
+pub struct ServiceOutputs {
     /// The VIP.
     pub vip: watch::Sender<Wanted>,
     /// The hook that has to be the last one that ran.
     pub hooks: watch::Sender<Option<Hook>>,
     /// The metadata; `None` for a plain CARP daemon.
     pub metadata: Option<Orders>,
+}
+
+/// Where a voter's decisions go.
+#[derive(Debug)]
+pub struct QuorumOutputs {
+    /// Sends heartbeats.
+    pub rounds: Rounds,
+    /// What shall be on disk; the latest counts.
+    pub store: watch::Sender<Option<Durable>>,
+    /// By which address a member is followed.
+    pub sources: Vec<(NodeId, std::net::Ipv4Addr)>,
+}
+
+impl ServiceOutputs {
+    /// `seen_epoch` is as in [`Order`].
+    fn order(&self, action: Action, seen_epoch: u64) {
+        match action {
+            Action::SetVip { present } => self.vip.send_modify(|wanted| {
+                wanted.present = present;
+                wanted.generation += 1;
+            }),
+            Action::RunHook(hook) => {
+                self.hooks.send_replace(Some(hook));
+            }
+            Action::RunStep { step, ticket } => {
+                if let Some(orders) = &self.metadata {
+                    let order = Order {
+                        step,
+                        ticket,
+                        seen_epoch,
+                    };
+                    orders.step.send_replace(Some(order));
+                }
+            }
+            Action::FollowMaster { source } => {
+                if let Some(orders) = &self.metadata {
+                    orders.wish.send_replace(Some(Wish::Follow(source.into())));
+                }
+            }
+            Action::FreezeMetadata => {
+                if let Some(orders) = &self.metadata {
+                    orders.wish.send_replace(Some(Wish::Freeze));
+                }
+            }
+            Action::SendAdvert(_)
+            | Action::SendHeartbeats
+            | Action::Store(_)
+            | Action::AnnounceVip
+            | Action::Report(_)
+            | Action::Exit => {}
+        }
+    }
 }
 
 /// The heartbeat thread's state.
@@ -116,6 +220,7 @@ pub struct Driver {
     outputs: Outputs,
     transmitter: Option<Box<Transmitter>>,
     view: View,
+    not_understood: u64,
     has_ended: bool,
 }
 
@@ -141,6 +246,7 @@ impl Driver {
             transitions: Vec::new(),
             adverts_sent: 0,
             adverts_failed: 0,
+            cluster: None,
             lateness_max_ns: 0,
         };
         Ok(Self {
@@ -154,6 +260,7 @@ impl Driver {
             outputs,
             transmitter: None,
             view,
+            not_understood: 0,
             has_ended: false,
         })
     }
@@ -197,10 +304,11 @@ impl Driver {
             let Some(item) = self.records.next() else {
                 return;
             };
-            let record = AdvertRecord::parse(&item);
+            let record = Record::parse(&item);
             drop(item);
             match record {
-                Ok(record) => self.advert_received(&record),
+                Ok(Record::Advert(record)) => self.advert_received(&record),
+                Ok(Record::Heartbeat(record)) => self.heartbeat_received(&record),
                 Err(error) => tracing::error!(%error, "a record is not understood"),
             }
         }
@@ -230,6 +338,43 @@ impl Driver {
         });
     }
 
+    fn heartbeat_received(&mut self, record: &HeartbeatRecord) {
+        match record.heartbeat() {
+            Ok(heartbeat) => {
+                let arrival = record.arrival();
+                self.note_holder(heartbeat.get());
+                self.handle(Event::HeartbeatReceived { heartbeat, arrival });
+            }
+            Err(error) => {
+                // Signed with our key, so from a member of another version.
+                self.not_understood += 1;
+                tracing::debug!(%error, "a heartbeat is not understood");
+            }
+        }
+    }
+
+    /// Standby care labels what it downloads with the epoch of whoever serves it.
+    fn note_holder(&mut self, heartbeat: &Heartbeat) {
+        let serves = heartbeat.phase == Phase::Active && heartbeat.holder == heartbeat.sender.get();
+        let (service, quorum) = (&self.outputs.service, &self.outputs.quorum);
+        let orders = service
+            .as_ref()
+            .and_then(|service| service.metadata.as_ref());
+        let sources = quorum.as_ref().map_or(&[][..], |quorum| &quorum.sources);
+        let source = sources.iter().find(|(id, _)| *id == heartbeat.sender);
+        if let Some((orders, (_, source))) = orders.zip(source).filter(|_| serves) {
+            let served = Some(Served {
+                source: *source,
+                metadata: heartbeat.metadata,
+            });
+            orders.served.send_if_modified(|known| {
+                let is_news = *known != served;
+                *known = served;
+                is_news
+            });
+        }
+    }
+
     /// Remembers the newest arrival of as many sources as PEERS can hold, whoever else floods us.
     fn note_seen(&mut self, record: &AdvertRecord) {
         if self.seen.len() < PEERS_MAX || self.seen.contains_key(&record.source) {
@@ -249,23 +394,60 @@ impl Driver {
                 self.handle(Event::LinkDown);
                 self.transmitter = None;
             }
+            Fact::PathUp { index, sender } => self.set_path(index, Some(sender)),
+            Fact::PathDown { index } => self.set_path(index, None),
             Fact::Vip(report) => self.vip_reported(&report),
             Fact::StepDone { ticket } => self.handle(Event::StepDone { ticket }),
             Fact::StepFailed { ticket } => self.handle(Event::StepFailed { ticket }),
             Fact::MasterLost => self.handle(Event::MetadataMasterLost),
             Fact::Ready(ready) => self.handle(Event::ReadinessChanged { ready }),
+            Fact::Metadata(metadata) => {
+                self.note_metadata(metadata);
+                self.handle(Event::MetadataChanged { metadata });
+            }
+            Fact::Frozen(metadata) => {
+                self.note_metadata(metadata);
+                self.handle(Event::MetadataFrozen { metadata });
+            }
+            Fact::Stored(durable) => self.handle(Event::Stored { durable }),
             Fact::Stop => self.handle(Event::StopRequested),
             Fact::Inspect(answer) => {
                 self.view.node = self.node.status();
                 self.view.at = clock::now();
+                self.view.cluster = self.cluster_view();
                 // The asker may be gone.
                 answer.send(self.view.clone()).ok();
             }
         }
     }
 
+    fn set_path(&mut self, index: usize, sender: Option<Box<PathSender>>) {
+        if let Some(quorum) = &mut self.outputs.quorum {
+            quorum.rounds.set(index, sender);
+        }
+    }
+
+    fn note_metadata(&mut self, metadata: Metadata) {
+        if let Some(signer) = &mut self.outputs.signer {
+            signer.set_freshness(metadata.freshness);
+        }
+    }
+
+    fn cluster_view(&self) -> Option<ClusterView> {
+        let now = self.view.at;
+        Some(ClusterView {
+            lease: self.node.lease(now)?,
+            members: self.node.members(now).collect(),
+            paths: self.outputs.quorum.as_ref()?.rounds.counts(),
+            not_understood: self.not_understood,
+        })
+    }
+
     fn vip_reported(&mut self, report: &VipReport) {
-        let wanted = *self.outputs.vip.borrow();
+        let Some(service) = &self.outputs.service else {
+            return;
+        };
+        let wanted = *service.vip.borrow();
         // An answer to an older request says nothing about this one.
         if report.generation != wanted.generation {
             return;
@@ -337,25 +519,27 @@ impl Driver {
         for action in actions {
             match action {
                 Action::SendAdvert(priority) => answer = Some(self.send_advert(priority)),
-                Action::SetVip { present } => self.outputs.vip.send_modify(|wanted| {
-                    wanted.present = present;
-                    wanted.generation += 1;
-                }),
-                Action::SendHeartbeats | Action::Store(_) | Action::FreezeMetadata => {
-                    tracing::error!(?action, "not asked for in carp mode");
-                }
                 Action::AnnounceVip => self.announce(),
-                Action::RunHook(hook) => {
-                    self.outputs.hooks.send_replace(Some(hook));
-                }
-                Action::RunStep { step, ticket } => {
-                    if let Some(orders) = &self.outputs.metadata {
-                        orders.step.send_replace(Some(Order { step, ticket }));
+                Action::SendHeartbeats => {
+                    if let Some(quorum) = &mut self.outputs.quorum {
+                        quorum.rounds.send(&self.node);
                     }
                 }
-                Action::FollowMaster { source } => {
-                    if let Some(orders) = &self.outputs.metadata {
-                        orders.follow.send_replace(Some(source.into()));
+                Action::Store(durable) => {
+                    if let Some(quorum) = &self.outputs.quorum {
+                        quorum.store.send_replace(Some(durable));
+                    }
+                }
+                Action::SetVip { .. }
+                | Action::RunHook(_)
+                | Action::RunStep { .. }
+                | Action::FollowMaster { .. }
+                | Action::FreezeMetadata => {
+                    // A witness has nothing that this could be about.
+                    if let Some(service) = &self.outputs.service {
+                        let lease = self.node.lease(clock::now());
+                        let seen = lease.map(|lease| lease.durable.seen.epoch);
+                        service.order(action, seen.unwrap_or_default());
                     }
                 }
                 Action::Report(transition) => self.report(transition),
@@ -366,10 +550,15 @@ impl Driver {
     }
 
     fn send_advert(&mut self, priority: Priority) -> Event {
+        if let Some(signer) = &mut self.outputs.signer
+            && let Some(lease) = self.node.lease(clock::now())
+        {
+            signer.describe(lease.durable.boot, lease.ballot.epoch);
+        }
         let sent = self
             .transmitter
             .as_mut()
-            .map(|transmitter| transmitter.send_advert(priority));
+            .map(|transmitter| transmitter.send_advert(priority, self.outputs.signer.as_mut()));
         match sent {
             Some(Ok(())) => {
                 self.view.adverts_sent += 1;

@@ -6,13 +6,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::bpf::{Mode, PeerMap, StatsMap};
-use crate::config::Config;
+use crate::bpf::{MismatchMap, Mode, PeerMap, StatsMap};
+use crate::cluster::path::PathViews;
+use crate::config::{Config, Configuration};
 use crate::control::{Answer, Request};
 use crate::driver::{Fact, View};
 use crate::hooks::HookStatus;
 use crate::netlink::vip::{Presence, VipReport, Wanted};
 use crate::promotion::PromotionViews;
+use crate::state::StateViews;
+use crate::status::cluster::{ClusterStatus, Sources};
 use crate::status::promotion::PromotionStatus;
 use crate::status::{
     AdvertStatus, PeerStatus, Status, VipStatus, XdpStatus, age_ms, demotions, millis,
@@ -27,13 +30,24 @@ const VIEW_LIMIT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Inspector {
     /// The configuration.
-    pub config: Arc<Config>,
+    pub config: Arc<Configuration>,
     /// The way to the heartbeat thread.
     pub facts: mpsc::Sender<Fact>,
     /// What the kernel remembers of each sender.
     pub peers: Arc<PeerMap>,
     /// The kernel's counters.
     pub stats: Arc<StatsMap>,
+    /// What a candidate has.
+    pub service: Option<ServiceInspector>,
+    /// What a node has whose cluster decides by majority.
+    pub cluster: Option<ClusterInspector>,
+    /// Whether the heartbeat thread runs with real-time priority.
+    pub is_realtime: bool,
+}
+
+/// The views of a candidate.
+#[derive(Clone)]
+pub struct ServiceInspector {
     /// The interface.
     pub link: LinkViews,
     /// What the VIP should be.
@@ -44,8 +58,17 @@ pub struct Inspector {
     pub hooks: watch::Receiver<HookStatus>,
     /// The metadata; `None` for a plain CARP daemon.
     pub metadata: Option<PromotionViews>,
-    /// Whether the heartbeat thread runs with real-time priority.
-    pub is_realtime: bool,
+}
+
+/// The views of a voter.
+#[derive(Clone)]
+pub struct ClusterInspector {
+    /// Whose key, cluster or version differs.
+    pub mismatches: Arc<MismatchMap>,
+    /// The networks.
+    pub paths: Vec<PathViews>,
+    /// The disk.
+    pub state: StateViews,
 }
 
 impl Inspector {
@@ -66,7 +89,7 @@ impl Inspector {
                 state = status.state,
                 phase = status.phase,
                 reason = status.reason,
-                vip_present = status.vip.present,
+                vip_present = status.vip.is_some_and(|vip| vip.present),
                 "state"
             ),
             Err(error) => tracing::warn!("{error:#}"),
@@ -87,37 +110,51 @@ impl Inspector {
 
     async fn status(&self) -> anyhow::Result<Status> {
         let view = self.view().await?;
-        let link = self.link.get();
-        let carp = &self.config.carp;
+        let stats = self.stats.read()?;
+        let config = match &*self.config {
+            Configuration::Candidate(config) => Some(config),
+            Configuration::Witness(_) => None,
+        };
+        let service = self.service.as_ref();
+        let link = service
+            .map(|service| service.link.get())
+            .unwrap_or_default();
+        let mode = if self.config.quorum().is_some() {
+            "quorum"
+        } else {
+            "carp"
+        };
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            instance: self.config.instance.clone(),
+            instance: self.config.instance().to_owned(),
             pid: std::process::id(),
-            interface: self.config.interface.clone(),
+            mode: mode.to_owned(),
+            interface: config.map(|config| config.interface.clone()),
             ifindex: link.ifindex,
             link_problem: link.problem,
-            vhid: carp.vhid,
+            vhid: config.map(|config| config.carp.vhid),
             source: link.source,
             state: view.node.state.name().to_owned(),
             phase: view.node.phase.name().to_owned(),
             state_age_ms: millis(view.at.since(view.node.last.at)),
             reason: view.node.last.reason.name().to_owned(),
-            advbase: carp.advbase,
-            advskew: carp.advskew,
-            effective_skew: view.node.priority.advskew(),
+            advbase: config.map(|config| config.carp.advbase),
+            advskew: config.map(|config| config.carp.advskew),
+            effective_skew: config.map(|_| view.node.priority.advskew()),
             demotion: demotions(view.node.demotion),
             master: view.node.followed.map(|master| master.source.into()),
             next_timeout: next_timeout(&view),
+            cluster: self.cluster(&view, stats.ring_full)?,
             peers: self.peers(&view)?,
-            vip: self.vip(),
+            vip: config
+                .zip(service)
+                .map(|(config, service)| service.vip(config)),
             xdp: XdpStatus {
                 mode: link.mode.map_or("none", Mode::name).to_owned(),
                 fallback_reason: link.fallback_reason,
                 pins: self.config.pin_dir().display().to_string(),
             },
-            counters: self
-                .stats
-                .read()?
+            counters: stats
                 .fields()
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
@@ -126,14 +163,32 @@ impl Inspector {
                 failed: view.adverts_failed,
                 lateness_max_us: view.lateness_max_ns / 1000,
             },
-            hooks: (&*self.hooks.borrow()).into(),
-            promotion: self
-                .metadata
-                .as_ref()
+            hooks: service.map_or_else(Default::default, |service| {
+                (&*service.hooks.borrow()).into()
+            }),
+            promotion: service
+                .and_then(|service| service.metadata.as_ref())
                 .map(|views| PromotionStatus::new(&views.get(), &view)),
             realtime: self.is_realtime,
             transitions: transitions(&view),
         })
+    }
+
+    fn cluster(&self, view: &View, ring_full: u64) -> anyhow::Result<Option<ClusterStatus>> {
+        let parts = (&self.cluster, self.config.quorum(), &view.cluster);
+        let (Some(inspector), Some(cluster), Some(seen)) = parts else {
+            return Ok(None);
+        };
+        let sources = Sources {
+            cluster,
+            seen,
+            at: view.at,
+            mismatches: &inspector.mismatches.read()?,
+            paths: &inspector.paths,
+            state: &inspector.state.get(),
+            ring_full,
+        };
+        Ok(Some(ClusterStatus::new(&sources)))
     }
 
     fn peers(&self, view: &View) -> anyhow::Result<Vec<PeerStatus>> {
@@ -152,10 +207,12 @@ impl Inspector {
         peers.sort_by_key(|peer| peer.source);
         Ok(peers)
     }
+}
 
-    fn vip(&self) -> VipStatus {
+impl ServiceInspector {
+    fn vip(&self, config: &Config) -> VipStatus {
         let report = self.vip.borrow().clone();
-        let vip = &self.config.vip;
+        let vip = &config.vip;
         VipStatus {
             address: format!("{}/{}", vip.address, vip.prefix_len),
             present: report.presence == Presence::Present,

@@ -15,6 +15,7 @@
 
 mod care;
 mod executor;
+mod quorum;
 mod serving;
 mod standby;
 mod steps;
@@ -27,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use mfs_ha_common::freshness::Metadata as CoreMetadata;
 use mfs_ha_common::promotion::{Service, Step};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -35,6 +37,7 @@ pub use self::executor::{Executor, Reports};
 pub use self::view::{Failure, Outcome, PromotionView, PromotionViews, StepView};
 
 use self::care::Care;
+use self::quorum::Freeze;
 use self::store::{Files, Store};
 use crate::config::{MooseFs, ServiceConfig};
 use crate::lock::InstanceLock;
@@ -71,6 +74,27 @@ pub struct Order {
     pub step: Step,
     /// Tells this order from an earlier one of the same step.
     pub ticket: u32,
+    /// The newest metadata epoch that this node has heard of; a promotion begins a higher one, also where
+    /// newer metadata are given up. 0 in carp mode.
+    pub seen_epoch: u64,
+}
+
+/// What a standby shall do; the latest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Follow this master.
+    Follow(Ipv4Addr),
+    /// Make the files final: nothing arrives any more until a master is followed again (rule L1b).
+    Freeze,
+}
+
+/// What the holder of the lease serves, by its own heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// By which address it is followed.
+    pub source: Ipv4Addr,
+    /// What it has.
+    pub metadata: CoreMetadata,
 }
 
 /// Where the decisions go. Sending never waits.
@@ -78,14 +102,39 @@ pub struct Order {
 pub struct Orders {
     /// The step that is wanted now.
     pub step: watch::Sender<Option<Order>>,
-    /// The master that this node follows.
-    pub follow: watch::Sender<Option<Ipv4Addr>>,
+    /// What a standby shall do.
+    pub wish: watch::Sender<Option<Wish>>,
+    /// What is served elsewhere; nothing in carp mode.
+    pub served: watch::Sender<Option<Served>>,
+}
+
+/// What the promotion has to know of the rest of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The address of the master, whoever that is.
+    pub vip: Ipv4Addr,
+    /// A majority compares what the nodes have, so that this one need not judge whether it may be older
+    /// than what was served (rules L1 and L1e). In carp mode nobody else does.
+    pub versions_decide: bool,
+}
+
+/// Where the orders come in.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The step that is wanted now.
+    pub steps: watch::Receiver<Option<Order>>,
+    /// What a standby shall do.
+    pub wishes: watch::Receiver<Option<Wish>>,
+    /// What is served elsewhere.
+    pub holder: watch::Receiver<Option<Served>>,
 }
 
 /// The metadata directory of this node and the programs that work on it.
 pub struct Metadata {
     config: MooseFs,
     vip: Ipv4Addr,
+    /// As in [`Place`].
+    versions_decide: bool,
     /// mfsmaster's port for metaloggers.
     metalogger_port: u16,
     /// mfsmaster's port for clients.
@@ -108,10 +157,18 @@ pub struct Metadata {
     /// The last restoration failed: nothing may touch the directory before it was repeated.
     must_restore: bool,
     epoch: u64,
+    /// As in [`Order`].
+    seen_epoch: u64,
     /// What was staged and does not serve yet.
     staged: Option<Freshness>,
-    /// What this node could have promoted at the last look.
+    /// What this node could have promoted at the last look, or serves.
     offered: Option<Freshness>,
+    /// What the core was told of that.
+    told: Option<CoreMetadata>,
+    /// Whether it is final.
+    frozen: Freeze,
+    /// The epoch that the followed master was in, since mfsmetalogger was started for it.
+    followed_epoch: Option<u64>,
     views: PromotionViews,
     /// Two instances would take each other's mfsmaster for a stray.
     _lock: InstanceLock,
@@ -126,7 +183,7 @@ impl Metadata {
     /// ended.
     pub async fn prepare(
         config: &MooseFs,
-        vip: Ipv4Addr,
+        place: Place,
         services: watch::Sender<Option<Action>>,
     ) -> anyhow::Result<Self> {
         let settings = blocking({
@@ -153,7 +210,7 @@ impl Metadata {
             tracing::error!(?damage, "the journal was damaged and is set aside");
         }
         // Files are put back only when no mfsmaster works on them.
-        let running = adopt_or_stop(&master, journal.stage()).await?;
+        let running = adopt_or_stop(&master, journal.stage(), place).await?;
         let (layout, journal, epoch, followed) = blocking(move || {
             let recovery = journal::recover(&layout, &mut journal)?;
             tracing::info!(?recovery, "took up the journal");
@@ -170,7 +227,8 @@ impl Metadata {
         });
         Ok(Self {
             config: config.clone(),
-            vip,
+            vip: place.vip,
+            versions_decide: place.versions_decide,
             metalogger_port: settings.master.matoml.port,
             client_port: settings.master.matocl.port,
             owner: settings.master.owner()?,
@@ -190,11 +248,15 @@ impl Metadata {
             running,
             is_lost: false,
             starting_metalogger: None,
-            care: Care::new(followed, serves_after(config)),
+            care: Care::new(followed, serves_after(config), place.versions_decide),
             must_restore: false,
             epoch,
+            seen_epoch: 0,
             staged: None,
             offered: None,
+            told: None,
+            frozen: Freeze::Not,
+            followed_epoch: None,
             views,
             _lock: lock,
         })
@@ -304,12 +366,14 @@ fn serves_after(config: &MooseFs) -> Duration {
 }
 
 /// Returns the mfsmaster that an earlier life of this daemon started, if it still runs and serves what it
-/// should. Any other one is killed.
+/// should. Any other one is killed. In quorum mode all are: the lease that it served under has ended.
 async fn adopt_or_stop(
     master: &MasterProgram,
     stage: &Stage,
+    place: Place,
 ) -> Result<Option<Running>, ProcessError> {
     if let Stage::Serving { pid, start_time } = *stage
+        && !place.versions_decide
         && let Some(running) = master.adopt(pid, start_time).await?
     {
         tracing::info!(
@@ -319,7 +383,10 @@ async fn adopt_or_stop(
         return Ok(Some(running));
     }
     if let Some(stopped) = master.stop_stray().await? {
-        tracing::warn!(pid = stopped.pid, "killed an mfsmaster that was not ours");
+        tracing::warn!(
+            pid = stopped.pid,
+            "killed an mfsmaster that nobody watches over"
+        );
     }
     Ok(None)
 }

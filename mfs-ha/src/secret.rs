@@ -1,22 +1,32 @@
-//! The shared password: read from a file that nobody else can read, wiped from memory when dropped.
+//! The shared secrets: read from files that nobody else can read, wiped from memory when dropped.
 //!
-//! The password is the file's bytes without exactly one final newline and without any other
+//! A secret is the file's bytes without exactly one final newline and without any other
 //! trimming. All checks look at the opened file, so it cannot be exchanged between check and read.
 
+mod cluster;
+mod file;
+
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::unistd::{Uid, geteuid};
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+pub use cluster::{
+    CLUSTER_SECRET_BYTES_MIN, ClusterKey, ClusterSecretError, cluster_id, read_cluster_secret_file,
+};
+pub use file::{SecretError, SecretFile};
 
 /// CARP keys its HMAC with a zero-terminated string in 20 bytes.
 pub const PASSWORD_BYTES_MAX: usize = 19;
 
 /// A full password and its newline are one byte less: what fills the buffer is too long.
 const BUFFER_BYTES: usize = PASSWORD_BYTES_MAX + 2;
+
+const PASSWORD_FILE: SecretFile = SecretFile {
+    name: "password file",
+    holds: "1 to 19 bytes",
+};
 
 /// The key of the adverts' HMAC, 1 to 19 bytes without NUL.
 #[derive(Clone, PartialEq, Eq)]
@@ -131,63 +141,6 @@ impl fmt::Display for PasswordWarning {
     }
 }
 
-/// Why the password file cannot be used. No variant carries any of its content.
-#[derive(Debug, thiserror::Error)]
-pub enum SecretError {
-    /// The file cannot be opened or read.
-    #[error(
-        "cannot read the password file {}, which has to hold 1 to {PASSWORD_BYTES_MAX} bytes",
-        path.display()
-    )]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A directory, device, pipe or socket.
-    #[error(
-        "the password file {} is not a regular file: put 1 to {PASSWORD_BYTES_MAX} bytes into one",
-        path.display()
-    )]
-    NotRegular {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Somebody who is neither root nor we ourselves could change it.
-    #[error(
-        "the password file {0} belongs to user {owner}: chown {us} {0}",
-        path.display()
-    )]
-    ForeignOwner {
-        /// The file.
-        path: PathBuf,
-        /// Its user id.
-        owner: u32,
-        /// Our user id.
-        us: u32,
-    },
-    /// Others may read or write it.
-    #[error(
-        "the password file {0} has mode {mode:04o}, so others can use it: chmod 0600 {0}",
-        path.display()
-    )]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The file was read, and what is in it is no password.
-    #[error("the password file {}", path.display())]
-    Password {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: PasswordError,
-    },
-}
-
 /// Reads the password of a file that only its owner, root or us, can use.
 ///
 /// # Errors
@@ -197,69 +150,22 @@ pub fn read_password_file(path: &Path) -> Result<Password, SecretError> {
 }
 
 fn read_owned_by(path: &Path, us: Uid) -> Result<Password, SecretError> {
-    let failed = |source| SecretError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    // Without O_NONBLOCK a pipe would be waited for.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
-        .open(path)
-        .map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(SecretError::NotRegular {
-            path: path.to_owned(),
-        });
-    }
-    let owner = metadata.uid();
-    if owner != 0 && owner != us.as_raw() {
-        return Err(SecretError::ForeignOwner {
-            path: path.to_owned(),
-            owner,
-            us: us.as_raw(),
-        });
-    }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(SecretError::Exposed {
-            path: path.to_owned(),
-            mode,
-        });
-    }
     let mut buffer = [0; BUFFER_BYTES];
-    let password = read_up_to(&file, &mut buffer)
-        .map_err(failed)
-        .and_then(|length| {
-            Password::parse(buffer.get(..length).unwrap_or(&buffer)).map_err(|source| {
-                SecretError::Password {
-                    path: path.to_owned(),
-                    source,
-                }
-            })
-        });
+    let password = file::read(path, PASSWORD_FILE, us, &mut buffer).and_then(|content| {
+        Password::parse(content).map_err(|source| SecretError::Password {
+            path: path.to_owned(),
+            source,
+        })
+    });
     buffer.zeroize();
     password
-}
-
-fn read_up_to(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest) {
-            Ok(0) => break,
-            Ok(count) => length += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(length)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::PathBuf;
 
     use super::*;
 

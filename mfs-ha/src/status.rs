@@ -1,5 +1,6 @@
 //! What a node shows of itself: the document behind `mfs-ha status`, and its text form.
 
+pub mod cluster;
 pub mod promotion;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use mfs_ha_common::election::carp::Demotion;
 use mfs_ha_common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use self::cluster::ClusterStatus;
 use self::promotion::PromotionStatus;
 use crate::driver::View;
 use crate::hooks;
@@ -24,14 +26,16 @@ pub struct Status {
     pub instance: String,
     /// Process id of the daemon.
     pub pid: u32,
-    /// Interface name.
-    pub interface: String,
+    /// `carp` or `quorum`.
+    pub mode: String,
+    /// Interface name; absent on a witness, as all that is about VIP and adverts.
+    pub interface: Option<String>,
     /// Interface index; absent while the interface is gone.
     pub ifindex: Option<u32>,
     /// What keeps the interface from being used.
     pub link_problem: Option<String>,
     /// Virtual host id.
-    pub vhid: u8,
+    pub vhid: Option<u8>,
     /// Source address of adverts.
     pub source: Option<Ipv4Addr>,
     /// `init`, `backup` or `master`.
@@ -43,21 +47,23 @@ pub struct Status {
     /// Why.
     pub reason: String,
     /// Configured advbase, seconds.
-    pub advbase: u8,
+    pub advbase: Option<u8>,
     /// Configured advskew, 1/256 s.
-    pub advskew: u8,
+    pub advskew: Option<u8>,
     /// What is advertised: advskew worsened by demotion.
-    pub effective_skew: u8,
+    pub effective_skew: Option<u8>,
     /// Why it is worse.
     pub demotion: Vec<String>,
     /// The master that is followed.
     pub master: Option<Ipv4Addr>,
     /// What the node waits for.
     pub next_timeout: Option<NextTimeout>,
+    /// The lease and the members; absent in carp mode.
+    pub cluster: Option<ClusterStatus>,
     /// Senders of adverts.
     pub peers: Vec<PeerStatus>,
     /// The virtual address.
-    pub vip: VipStatus,
+    pub vip: Option<VipStatus>,
     /// The XDP program.
     pub xdp: XdpStatus,
     /// Frames by verdict and reason since the daemon started.
@@ -242,6 +248,9 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_node(f)?;
         self.write_network(f)?;
+        if let Some(cluster) = &self.cluster {
+            cluster.fmt(f)?;
+        }
         if let Some(promotion) = &self.promotion {
             promotion.fmt(f)?;
         }
@@ -262,20 +271,14 @@ impl Status {
         if let Some(master) = self.master {
             writeln!(f, "master      {master}")?;
         }
-        write!(
-            f,
-            "priority    advbase {} advskew {}",
-            self.advbase, self.advskew
-        )?;
-        if !self.demotion.is_empty() {
-            write!(
-                f,
-                ", advertised as {} because of {}",
-                self.effective_skew,
-                self.demotion.join(", ")
-            )?;
+        if let Some((advbase, advskew)) = self.advbase.zip(self.advskew) {
+            write!(f, "priority    advbase {advbase} advskew {advskew}")?;
+            if let Some(effective) = self.effective_skew.filter(|_| !self.demotion.is_empty()) {
+                let reasons = self.demotion.join(", ");
+                write!(f, ", advertised as {effective} because of {reasons}")?;
+            }
+            writeln!(f)?;
         }
-        writeln!(f)?;
         if let Some(next) = &self.next_timeout {
             writeln!(f, "next        {} in {}", next.timer, seconds(next.in_ms))?;
         }
@@ -283,24 +286,30 @@ impl Status {
     }
 
     fn write_network(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let vip = &self.vip;
         let has = |yes: bool| if yes { "present" } else { "absent" };
-        write!(f, "vip         {} {}", vip.address, has(vip.present))?;
-        if vip.present != vip.wanted {
-            write!(f, ", should be {}", has(vip.wanted))?;
+        if let Some(vip) = &self.vip {
+            write!(f, "vip         {} {}", vip.address, has(vip.present))?;
+            if vip.present != vip.wanted {
+                write!(f, ", should be {}", has(vip.wanted))?;
+            }
+            if let Some(problem) = &vip.problem {
+                write!(f, " ({problem})")?;
+            }
+            writeln!(f)?;
         }
-        if let Some(problem) = &vip.problem {
-            write!(f, " ({problem})")?;
-        }
-        writeln!(f)?;
-        write!(f, "interface   {}", self.interface)?;
+        let (Some(interface), Some(vhid)) = (&self.interface, self.vhid) else {
+            // A witness has networks, which the cluster lists.
+            let realtime = if self.realtime { "yes" } else { "no" };
+            return writeln!(f, "maps        in {}, real-time {realtime}", self.xdp.pins);
+        };
+        write!(f, "interface   {interface}")?;
         if let Some(source) = self.source {
             write!(f, " from {source}")?;
         }
         if let Some(problem) = &self.link_problem {
             write!(f, ": {problem}")?;
         }
-        writeln!(f, ", vhid {}", self.vhid)?;
+        writeln!(f, ", vhid {vhid}")?;
         write!(f, "xdp         {}", self.xdp.mode)?;
         if let Some(reason) = &self.xdp.fallback_reason {
             write!(f, ", because native failed: {reason}")?;

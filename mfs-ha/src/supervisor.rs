@@ -16,8 +16,8 @@ use mfs_ha_common::filter::{
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::bpf::{AttachError, Attached, ConfigMap, Mode, Program};
-use crate::config::{Config, RepeatedCounter, TrailingBytes, XdpMode};
+use crate::bpf::{AttachError, Attached, Attachments, ConfigMap, Mode};
+use crate::config::{Config, RepeatedCounter, TrailingBytes};
 use crate::driver::Fact;
 use crate::interface::{Interface, LinkState};
 use crate::netlink::Netlink;
@@ -83,10 +83,9 @@ pub struct Supervisor {
     config: Arc<Config>,
     key: HmacKey,
     vhid: Vhid,
-    program: Program,
-    program_id: u32,
+    attachments: Attachments,
     filter: ConfigMap,
-    attached: Option<(Life, Attached)>,
+    attached: Option<(Life, Arc<Attached>)>,
     in_use: Option<Usable>,
     facts: mpsc::Sender<Fact>,
     views: LinkViews,
@@ -96,20 +95,19 @@ impl Supervisor {
     /// Joins the parts. Nothing is attached yet.
     ///
     /// # Errors
-    /// The vhid is 0, which the configuration refuses, or the kernel does not know the program.
+    /// The vhid is 0, which the configuration refuses.
     pub fn new(
         config: Arc<Config>,
         key: HmacKey,
-        program: Program,
+        attachments: Attachments,
         filter: ConfigMap,
         facts: mpsc::Sender<Fact>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            program_id: program.id()?,
             vhid: Vhid::new(config.carp.vhid).context("vhid 0 is not possible")?,
             config,
             key,
-            program,
+            attachments,
             filter,
             attached: None,
             in_use: None,
@@ -129,24 +127,12 @@ impl Supervisor {
     ///
     /// # Errors
     /// Another program is attached, or the kernel refuses.
-    pub fn attach(&mut self, state: &LinkState) -> Result<(), AttachError> {
+    pub async fn attach(&mut self, state: &LinkState) -> Result<(), AttachError> {
         self.forget_former_life(state);
         let Some(interface) = state.interface.as_ref().filter(|_| self.attached.is_none()) else {
             return Ok(());
         };
-        let mode = match self.config.xdp.mode {
-            XdpMode::Auto => None,
-            XdpMode::Native => Some(Mode::Native),
-            XdpMode::Generic => Some(Mode::Generic),
-        };
-        let attached = self.program.attach(interface, mode)?;
-        tracing::info!(
-            interface = self.config.interface,
-            ifindex = interface.ifindex,
-            mode = attached.mode.name(),
-            fallback_reason = attached.fallback_reason,
-            "XDP program attached"
-        );
+        let attached = self.attachments.attach(interface).await?;
         self.attached = Some((life(interface, state), attached));
         Ok(())
     }
@@ -190,13 +176,10 @@ impl Supervisor {
             let netlink = Netlink::connect()?;
             netlink.interface(&self.config.interface).await
         };
-        let programs = match read.await {
-            Ok(Some(interface)) => interface.xdp.map(|xdp| xdp.program_ids).unwrap_or_default(),
+        match read.await {
+            Ok(Some(interface)) if !self.attachments.is_on(&interface) => {}
             // The watcher tells of an interface that is gone.
-            Ok(None) | Err(_) => return,
-        };
-        if programs.contains(&self.program_id) {
-            return;
+            Ok(Some(_) | None) | Err(_) => return,
         }
         tracing::error!(
             interface = self.config.interface,
@@ -221,7 +204,7 @@ impl Supervisor {
                 return Ok(Some(problem));
             }
         };
-        self.attach(state)?;
+        self.attach(state).await?;
         if self.in_use == Some(usable) {
             return Ok(None);
         }

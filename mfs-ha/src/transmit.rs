@@ -18,6 +18,8 @@ use nix::sys::socket::{
 };
 use socket2::{InterfaceIndexOrAddress, SockRef};
 
+use crate::cluster::rounds::Signer;
+
 /// `TC_PRIO_CONTROL`: the default queueing discipline sends it before bulk traffic.
 const PRIORITY_CONTROL: i32 = 7;
 
@@ -69,11 +71,15 @@ impl Transmitter {
         self.sender.source
     }
 
-    /// Sends one advert.
+    /// Sends one advert, signed where the node belongs to a cluster.
     ///
     /// # Errors
     /// The interface does not take the frame.
-    pub fn send_advert(&mut self, priority: Priority) -> io::Result<()> {
+    pub fn send_advert(
+        &mut self,
+        priority: Priority,
+        signer: Option<&mut Signer>,
+    ) -> io::Result<()> {
         self.counter = self.counter.wrapping_add(1);
         self.identification = self.identification.wrapping_add(1);
         let advert = Advert {
@@ -82,7 +88,12 @@ impl Transmitter {
             demote: 0,
             counter: self.counter.to_be_bytes(),
         };
-        self.send(&self.sender.advert(&self.key, &advert, self.identification))
+        let (sender, key, id) = (&self.sender, &self.key, self.identification);
+        let frame = match signer.map(Signer::sign) {
+            Some((tag_key, trailer)) => sender.extended_advert(key, &advert, id, tag_key, trailer),
+            None => sender.advert(key, &advert, id),
+        };
+        self.send(&frame)
     }
 
     /// Sends one gratuitous ARP.

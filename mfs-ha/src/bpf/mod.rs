@@ -5,6 +5,7 @@
 //! `mfs-ha-common`.
 
 mod attach;
+mod attachments;
 mod plain;
 
 use std::io;
@@ -24,6 +25,7 @@ use mfs_ha_common::peer::{PeerKey, PeerState};
 use mfs_ha_common::stats::Stats;
 
 pub use attach::{AttachError, Attached, Mode};
+pub use attachments::Attachments;
 use plain::Plain;
 
 /// The object that `cargo xtask build-ebpf` makes.

@@ -2,6 +2,7 @@
 //!
 //! Looks and changes nothing. What it cannot find out is a warning, never a pass.
 
+mod cluster;
 mod files;
 mod host;
 mod moosefs;
@@ -15,7 +16,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Exit, Failure, written_out};
-use crate::config::{Config, ConfigError};
+use crate::config::{ConfigError, Configuration};
 use crate::error::chain;
 use crate::lock::Holder;
 use crate::{bpf, privileges};
@@ -180,21 +181,29 @@ pub async fn examine(path: &Path, system: &System, probes: &Probes) -> Report {
         report.has_invalid_configuration = true;
         return report;
     };
-    if config.scheduling.realtime {
+    if config.scheduling().realtime {
         host::realtime(probes, &mut report);
     }
     files::config_file(path, &mut report);
-    files::password(&config, &mut report);
-    files::hooks(&config, &mut report);
+    if let Configuration::Candidate(config) = &config {
+        files::password(config, &mut report);
+        files::hooks(config, &mut report);
+    }
     let holder = files::instance(&config, &mut report);
+    let is_running = holder != Holder::Nobody;
     files::pins(&config, system, holder, &mut report);
-    moosefs::examine(&config, holder != Holder::Nobody, &mut report);
-    network::examine(&config, probes, holder != Holder::Nobody, &mut report).await;
+    if let Configuration::Candidate(config) = &config {
+        moosefs::examine(config, is_running, &mut report);
+        network::examine(config, probes, is_running, &mut report).await;
+    }
+    if let Some(cluster) = config.cluster() {
+        cluster::examine(cluster, &config, probes, is_running, &mut report).await;
+    }
     report
 }
 
-fn load(path: &Path, report: &mut Report) -> Option<Config> {
-    match Config::load(path) {
+fn load(path: &Path, report: &mut Report) -> Option<Configuration> {
+    match Configuration::load(path) {
         Ok(config) => {
             report.ok("configuration", format!("{} is valid", path.display()));
             Some(config)

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::{Exit, ExitWith as _, Failure, written_out};
-use crate::config::{self, Config};
+use crate::config::{self, Configuration};
 use crate::control::{self, Answer, Request};
 
 /// Where sockets are unless configured otherwise.
@@ -72,7 +72,7 @@ fn unanswered(error: anyhow::Error) -> Failure {
 
 fn socket_path(args: &StatusArgs) -> Result<PathBuf, Failure> {
     if let Some(path) = &args.config {
-        let config = Config::load(path).exit_with(Exit::Usage)?;
+        let config = Configuration::load(path).exit_with(Exit::Usage)?;
         return Ok(config.socket_path());
     }
     if let Some(path) = &args.socket {

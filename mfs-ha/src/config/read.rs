@@ -1,14 +1,19 @@
 //! What each key may hold, and which values do not go together.
 
-use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
-use toml::de::{DeTable, DeValue};
+use mfs_ha_common::cluster::Role;
+use toml::de::DeTable;
 
 use super::section::{Placed, Problems, Refusal, Section, boolean, integer, text};
+use super::unknown::explain_unknown;
+use super::values::{
+    absolute_path, advert_destination, choice, host_address, instance_name, interface_name, vip,
+};
 use super::{
-    Carp, Config, Hooks, PEERS_MAX, RepeatedCounter, Scheduling, TrailingBytes, Vip, Xdp, XdpMode,
-    is_instance_name, moosefs, socket_path,
+    Carp, Config, Configuration, Hooks, Mode, PEERS_MAX, RepeatedCounter, Scheduling,
+    TrailingBytes, Vip, Witness, Xdp, XdpMode, cluster, moosefs, socket_path,
 };
 
 /// `sun_path` of a unix socket holds 108 bytes with its final NUL.
@@ -17,62 +22,18 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// One argument of a program; far below what `execve` takes.
 const XPARAM_BYTES_MAX: usize = 4096;
 
-/// Every table and its keys, as the messages about unknown keys list them.
-pub(super) const KEYS: [(&str, &[&str]); 7] = [
+/// What a witness has no use for, and why.
+const FOR_CANDIDATES: [(&str, &str); 7] = [
     (
-        "",
-        &[
-            "instance",
-            "interface",
-            "vlan",
-            "source",
-            "vip",
-            "run_dir",
-            "carp",
-            "hooks",
-            "xdp",
-            "scheduling",
-            "moosefs",
-        ],
+        "interface",
+        "it has no VIP, and finds its interfaces by its addresses",
     ),
-    (
-        "carp",
-        &[
-            "vhid",
-            "password_file",
-            "advbase",
-            "advskew",
-            "deadratio",
-            "preempt",
-            "neutral",
-            "ignore_link_state",
-            "multicast_group",
-            "broadcast",
-            "peers",
-            "trailing_bytes",
-            "repeated_counter",
-        ],
-    ),
-    ("hooks", &["up", "down", "xparam", "timeout_ms"]),
-    ("xdp", &["mode"]),
-    ("scheduling", &["realtime"]),
-    ("moosefs", moosefs::KEYS),
-    ("moosefs.services", moosefs::SERVICE_KEYS),
-];
-
-/// What ucarp calls things that this file calls otherwise.
-pub(super) const UCARP_NAMES: [(&str, &str); 11] = [
-    ("addr", "vip"),
-    ("downscript", "hooks.down"),
-    ("ignoreifstate", "carp.ignore_link_state"),
-    ("mcast", "carp.multicast_group"),
-    ("mcastip", "carp.multicast_group"),
-    ("nomcast", "carp.broadcast"),
-    ("pass", "carp.password_file"),
-    ("passfile", "carp.password_file"),
-    ("password", "carp.password_file"),
-    ("srcip", "source"),
-    ("upscript", "hooks.up"),
+    ("vlan", "it sends no adverts"),
+    ("source", "it sends no adverts"),
+    ("vip", "it never takes it"),
+    ("carp", "it sends no adverts"),
+    ("hooks", "its state never changes"),
+    ("moosefs", "it votes and never serves metadata"),
 ];
 
 const TRUE_OR_FALSE: &str = "true or false";
@@ -81,13 +42,112 @@ const TRUE_OR_FALSE: &str = "true or false";
 ///
 /// Yields `None` only when something indispensable is missing; a `Some` is valid only if
 /// `problems` stayed empty.
-pub(super) fn document(table: &DeTable<'_>, problems: &Problems<'_>) -> Option<Config> {
+pub(super) fn document(table: &DeTable<'_>, problems: &Problems<'_>) -> Option<Configuration> {
     let mut root = Section::root(table, problems);
+    let mode = root.take("mode", "\"carp\" or \"quorum\"", |value| {
+        choice(value, [("carp", Mode::Carp), ("quorum", Mode::Quorum)])
+    });
+    let cluster = cluster::read(&mut root, problems, explain_unknown);
+    let mode = checked_mode(mode, &cluster, problems);
+    let common = read_common(&mut root, problems);
+    if cluster.own_role == Some(Role::Witness) {
+        refuse_for_witness(&mut root, mode, problems);
+        root.finish(explain_unknown);
+        return Some(Configuration::Witness(Witness {
+            instance: common.instance,
+            run_dir: common.run_dir,
+            xdp: common.xdp,
+            scheduling: common.scheduling,
+            cluster: cluster.cluster?,
+        }));
+    }
+    candidate(root, common, mode, cluster, problems).map(Configuration::Candidate)
+}
+
+/// Without `mode` it is told by whether there is a cluster.
+fn checked_mode(
+    mode: Option<Placed<Mode>>,
+    cluster: &cluster::Read,
+    problems: &Problems<'_>,
+) -> Mode {
+    let Some(mode) = mode else {
+        return if cluster.is_present {
+            Mode::Quorum
+        } else {
+            Mode::Carp
+        };
+    };
+    if mode.value == Mode::Quorum && !cluster.is_present {
+        problems.add_at(
+            mode.offset,
+            "`mode` is \"quorum\" and there is no table [cluster]: a majority needs to know its members; \
+             add [cluster] with all [[cluster.members]], or set it to \"carp\""
+                .to_owned(),
+        );
+    }
+    mode.value
+}
+
+/// A witness votes and has nothing to serve.
+fn refuse_for_witness(root: &mut Section<'_, '_>, mode: Mode, problems: &Problems<'_>) {
+    if mode == Mode::Carp {
+        let place = root.place("mode").unwrap_or_default();
+        problems.add_at(
+            place,
+            "`mode` is \"carp\" and this node is a witness: CARP asks nobody for a vote; set it to \
+             \"quorum\""
+                .to_owned(),
+        );
+    }
+    for (key, why) in FOR_CANDIDATES {
+        if let Some(place) = root.place(key) {
+            problems.add_at(
+                place,
+                format!(
+                    "`{key}` stands in the configuration of a witness: {why}; remove it, or give the member \
+                     that `cluster.node` names `role = \"candidate\"`"
+                ),
+            );
+        }
+        root.skip(key);
+    }
+}
+
+/// What every node has.
+struct Common {
+    instance: String,
+    run_dir: PathBuf,
+    xdp: Xdp,
+    scheduling: Scheduling,
+}
+
+fn read_common(root: &mut Section<'_, '_>, problems: &Problems<'_>) -> Common {
     let instance = root.take(
         "instance",
         "1 to 32 of the characters a-z, 0-9 and -",
         instance_name,
     );
+    let run_dir = root.take(
+        "run_dir",
+        "a directory that begins with /, such as \"/run/mfs-ha\"",
+        absolute_path,
+    );
+    let instance = instance.map_or_else(|| "default".to_owned(), |instance| instance.value);
+    Common {
+        run_dir: checked_run_dir(run_dir, &instance, problems),
+        instance,
+        xdp: read_xdp(root),
+        scheduling: read_scheduling(root),
+    }
+}
+
+fn candidate(
+    mut root: Section<'_, '_>,
+    common: Common,
+    mode: Mode,
+    cluster: cluster::Read,
+    problems: &Problems<'_>,
+) -> Option<Config> {
     let interface = root.require(
         "interface",
         "the name of a network interface, such as \"eth0\"",
@@ -108,40 +168,83 @@ pub(super) fn document(table: &DeTable<'_>, problems: &Problems<'_>) -> Option<C
         "an IPv4 address with its prefix, such as \"10.0.0.100/24\"",
         vip,
     );
-    let run_dir = root.take(
-        "run_dir",
-        "a directory that begins with /, such as \"/run/mfs-ha\"",
-        absolute_path,
-    );
     let (carp, peers) = read_carp(&mut root, problems);
     let hooks = read_hooks(&mut root);
-    let xdp = read_xdp(&mut root);
-    let scheduling = read_scheduling(&mut root);
     let moosefs = moosefs::read(&mut root, problems, explain_unknown);
     root.finish(explain_unknown);
 
-    if moosefs.is_some() && carp.as_ref().is_some_and(|carp| carp.preempt) {
+    if let Some(carp) = &carp {
+        check_carp(carp, mode, &cluster, moosefs.is_some(), problems);
+    }
+    check_source(source.as_ref(), vip.as_ref(), &peers, problems);
+    check_vip(vip.as_ref(), &cluster, problems);
+    if cluster.is_present && cluster.cluster.is_none() {
+        return None;
+    }
+    Some(Config {
+        instance: common.instance,
+        mode,
+        interface: interface?.value,
+        vlan: vlan.map(|vlan| vlan.value).filter(|vlan| *vlan != 0),
+        source: source.map(|source| source.value),
+        vip: vip?.value,
+        run_dir: common.run_dir,
+        carp: carp?,
+        cluster: cluster.cluster,
+        hooks,
+        xdp: common.xdp,
+        scheduling: common.scheduling,
+        moosefs,
+    })
+}
+
+/// What `[carp]` says has to fit to the rest.
+fn check_carp(
+    carp: &Carp,
+    mode: Mode,
+    cluster: &cluster::Read,
+    has_metadata: bool,
+    problems: &Problems<'_>,
+) {
+    if carp.preempt && mode == Mode::Quorum {
+        problems.add(
+            "`carp.preempt` is true and `mode` is \"quorum\": a lease is not taken from a node that holds \
+             it; set it to false"
+                .to_owned(),
+        );
+    } else if carp.preempt && has_metadata {
         problems.add(
             "`carp.preempt` is true and there is [moosefs]: a node that comes back would replace a master \
              that serves, with metadata of an earlier time; set it to false"
                 .to_owned(),
         );
     }
-    check_source(source.as_ref(), vip.as_ref(), &peers, problems);
-    let instance = instance.map_or_else(|| "default".to_owned(), |instance| instance.value);
-    Some(Config {
-        run_dir: checked_run_dir(run_dir, &instance, problems),
-        instance,
-        interface: interface?.value,
-        vlan: vlan.map(|vlan| vlan.value).filter(|vlan| *vlan != 0),
-        source: source.map(|source| source.value),
-        vip: vip?.value,
-        carp: carp?,
-        hooks,
-        xdp,
-        scheduling,
-        moosefs,
-    })
+    if carp.require_extension && !cluster.is_present {
+        problems.add(
+            "`carp.require_extension` is true and there is no table [cluster]: the signature of adverts \
+             needs the cluster's secret; add [cluster], or set it to false"
+                .to_owned(),
+        );
+    }
+}
+
+/// The address that moves belongs to no node.
+fn check_vip(vip: Option<&Placed<Vip>>, cluster: &cluster::Read, problems: &Problems<'_>) {
+    let Some(vip) = vip else { return };
+    let vip = IpAddr::from(vip.value.address);
+    if let Some(address) = cluster
+        .addresses
+        .iter()
+        .find(|address| address.value == vip)
+    {
+        problems.add_at(
+            address.offset,
+            format!(
+                "`cluster.members.addresses` lists {vip}, which is the VIP: name the address that the node \
+                 always has"
+            ),
+        );
+    }
 }
 
 /// A node's own address is neither the one that moves nor that of another node.
@@ -216,6 +319,7 @@ fn read_carp(
     let ignore_link_state = carp.take("ignore_link_state", TRUE_OR_FALSE, boolean);
     let wire = read_wire(&mut carp);
     let peers = read_peers(&mut carp, problems);
+    let require_extension = carp.take("require_extension", TRUE_OR_FALSE, boolean);
     carp.finish(explain_unknown);
 
     let settings = vhid.zip(password_file).map(|(vhid, password_file)| Carp {
@@ -232,6 +336,7 @@ fn read_carp(
         peers: peers.iter().map(|peer| peer.value).collect(),
         trailing_bytes: wire.trailing_bytes,
         repeated_counter: wire.repeated_counter,
+        require_extension: require_extension.is_some_and(|require| require.value),
     });
     (settings, peers)
 }
@@ -312,7 +417,7 @@ fn read_peers(carp: &mut Section<'_, '_>, problems: &Problems<'_>) -> Vec<Placed
     else {
         return Vec::new();
     };
-    let count = list.value.len();
+    let count = list.count;
     if count > PEERS_MAX {
         problems.add_at(
             list.offset,
@@ -380,179 +485,4 @@ fn read_scheduling(root: &mut Section<'_, '_>) -> Scheduling {
     Scheduling {
         realtime: realtime.is_none_or(|realtime| realtime.value),
     }
-}
-
-fn choice<T: Copy, const N: usize>(
-    value: &DeValue<'_>,
-    choices: [(&str, T); N],
-) -> Result<T, Refusal> {
-    let word = text(value)?;
-    choices
-        .iter()
-        .find(|(name, _)| *name == word)
-        .map(|(_, choice)| *choice)
-        .ok_or(Refusal::Unexpected)
-}
-
-fn instance_name(value: &DeValue<'_>) -> Result<String, Refusal> {
-    let name = text(value)?;
-    if is_instance_name(name) {
-        Ok(name.to_owned())
-    } else {
-        Err(Refusal::Unexpected)
-    }
-}
-
-/// What the kernel takes for an interface name.
-fn interface_name(value: &DeValue<'_>) -> Result<String, Refusal> {
-    let name = text(value)?;
-    if !(1..=15).contains(&name.len()) {
-        return Err(Refusal::Because(
-            "an interface name has 1 to 15 bytes".to_owned(),
-        ));
-    }
-    let foreign = |c: char| c == '/' || c == ':' || c.is_whitespace();
-    if matches!(name, "." | "..") || name.contains(foreign) {
-        return Err(Refusal::Because(
-            "an interface name has no blanks, no / and no :, and is not a dot".to_owned(),
-        ));
-    }
-    Ok(name.to_owned())
-}
-
-fn absolute_path(value: &DeValue<'_>) -> Result<PathBuf, Refusal> {
-    let path = Path::new(text(value)?);
-    if path.is_absolute() {
-        Ok(path.to_owned())
-    } else {
-        Err(Refusal::Unexpected)
-    }
-}
-
-fn address(value: &str) -> Result<Ipv4Addr, Refusal> {
-    value.parse().ok().ok_or(Refusal::Unexpected)
-}
-
-/// An address that one host can own.
-fn host_address(value: &DeValue<'_>) -> Result<Ipv4Addr, Refusal> {
-    let address = address(text(value)?)?;
-    match why_not_a_host(address) {
-        None => Ok(address),
-        Some(what) => Err(Refusal::Because(format!(
-            "{what}; a host's own address is needed"
-        ))),
-    }
-}
-
-fn why_not_a_host(address: Ipv4Addr) -> Option<&'static str> {
-    let [first, ..] = address.octets();
-    if address.is_unspecified() {
-        Some("that is no address at all")
-    } else if first == 0 {
-        Some("addresses that begin with 0 belong to no host")
-    } else if address.is_loopback() {
-        Some("that is a loopback address, which never leaves this host")
-    } else if address.is_multicast() {
-        Some("that is a multicast address")
-    } else if address.is_broadcast() {
-        Some("that is the broadcast address")
-    } else {
-        None
-    }
-}
-
-fn vip(value: &DeValue<'_>) -> Result<Vip, Refusal> {
-    let text = text(value)?;
-    let Some((host, prefix)) = text.split_once('/') else {
-        let address = address(text)?;
-        return Err(Refusal::Because(format!(
-            "the prefix length is missing; write \"{address}/24\" for a netmask of 255.255.255.0"
-        )));
-    };
-    let address = address(host)?;
-    let prefix_len = prefix
-        .parse::<u8>()
-        .ok()
-        .filter(|length| (1..=32).contains(length) && !prefix.starts_with('+'))
-        .ok_or_else(|| Refusal::Because("the prefix length must be from 1 to 32".to_owned()))?;
-    if let Some(what) = why_not_a_host(address) {
-        return Err(Refusal::Because(format!(
-            "{what}; a VIP must be an address of your network"
-        )));
-    }
-    // A /31 and a /32 have neither a network nor a broadcast address.
-    let host_mask = u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
-    let host_bits = address.to_bits() & host_mask;
-    let reserved = if prefix_len > 30 {
-        None
-    } else if host_bits == 0 {
-        Some("network")
-    } else if host_bits == host_mask {
-        Some("broadcast")
-    } else {
-        None
-    };
-    match reserved {
-        None => Ok(Vip {
-            address,
-            prefix_len,
-        }),
-        Some(kind) => Err(Refusal::Because(format!(
-            "{address} is the {kind} address of that prefix; choose an address of a host in it"
-        ))),
-    }
-}
-
-fn advert_destination(value: &DeValue<'_>, broadcast: bool) -> Result<Ipv4Addr, Refusal> {
-    let address = address(text(value)?)?;
-    if address.is_multicast() || (broadcast && !address.is_unspecified()) {
-        return Ok(address);
-    }
-    Err(Refusal::Because(
-        "expected an IPv4 multicast address, such as \"224.0.0.18\"; \
-         any other needs `broadcast = true` on all nodes"
-            .to_owned(),
-    ))
-}
-
-/// Says what the writer of an unknown key may have meant.
-fn explain_unknown(section: &str, key: &str) -> String {
-    if section.is_empty() && key == "quorum" {
-        return "this version elects by CARP only and knows no quorum; remove it".to_owned();
-    }
-    if let Some(meant) = closest(section, key) {
-        return format!("did you mean `{meant}`?");
-    }
-    let known = KEYS
-        .iter()
-        .find(|(name, _)| *name == section)
-        .map_or(&[][..], |(_, keys)| *keys);
-    format!("the keys here are {}", known.join(", "))
-}
-
-/// The known key that looks most like `key`, with its table; one of the same table wins a tie.
-fn closest(section: &str, key: &str) -> Option<String> {
-    let written = key.to_ascii_lowercase().replace('-', "_");
-    if let Some((_, meant)) = UCARP_NAMES.iter().find(|(name, _)| *name == written) {
-        return Some((*meant).to_owned());
-    }
-    let known = KEYS
-        .iter()
-        .flat_map(|(table, keys)| keys.iter().map(move |key| (*table, *key)));
-    let (_, table, key) = known
-        .map(|(table, known)| (strsim::damerau_levenshtein(&written, known), table, known))
-        .filter(|(distance, table, known)| {
-            // A third of the letters may be wrong; in another table only an exact name counts.
-            if *table == section {
-                *distance * 3 <= known.len()
-            } else {
-                *distance == 0
-            }
-        })
-        .min_by_key(|(distance, table, _)| (*distance, *table != section))?;
-    Some(if table.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{table}.{key}")
-    })
 }

@@ -90,6 +90,14 @@ pub(super) struct Placed<T> {
     pub(super) offset: usize,
 }
 
+/// The elements of an array that were not refused.
+pub(super) struct List<T> {
+    pub(super) value: Vec<Placed<T>>,
+    pub(super) offset: usize,
+    /// Elements in the file, refused ones included.
+    pub(super) count: usize,
+}
+
 /// A TOML table that is being read.
 pub(super) struct Section<'t, 'p> {
     problems: &'p Problems<'p>,
@@ -221,7 +229,7 @@ impl<'t, 'p> Section<'t, 'p> {
         key: &'static str,
         expected: &str,
         parse: impl Fn(&DeValue<'_>) -> Result<T, Refusal>,
-    ) -> Option<Placed<Vec<Placed<T>>>> {
+    ) -> Option<List<T>> {
         let path = self.path(key);
         let list = self.find(key)?;
         let DeValue::Array(elements) = list.get_ref() else {
@@ -251,10 +259,27 @@ impl<'t, 'p> Section<'t, 'p> {
                 }
             }
         }
-        Some(Placed {
+        Some(List {
             value: parsed,
             offset: list.span().start,
+            count: elements.len(),
         })
+    }
+
+    /// Says whether the key stands in the table, whatever its value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.place(key).is_some()
+    }
+
+    /// Where the key stands.
+    pub(super) fn place(&self, key: &str) -> Option<usize> {
+        let (name, _) = self.table?.iter().find(|(name, _)| name.get_ref() == key)?;
+        Some(name.span().start)
+    }
+
+    /// Lets the key pass unread: something else was said about it.
+    pub(super) fn skip(&mut self, key: &'static str) {
+        self.taken.push(key);
     }
 
     /// Reports every key that nobody took; `explain` says what the writer may have meant.

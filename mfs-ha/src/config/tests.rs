@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::read::{KEYS, UCARP_NAMES};
+use super::unknown::{KEYS, UCARP_NAMES};
 use super::*;
 
 const MINIMAL: &str = r#"
@@ -12,7 +12,14 @@ password_file = "/etc/mfs-ha/carp.secret"
 "#;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
-    Config::parse(text, Path::new("test.toml"))
+    Configuration::parse(text, Path::new("test.toml")).map(candidate)
+}
+
+fn candidate(configuration: Configuration) -> Config {
+    match configuration {
+        Configuration::Candidate(config) => config,
+        Configuration::Witness(witness) => panic!("a witness: {witness:?}"),
+    }
 }
 
 /// The minimal configuration with the keys of `changes` put in, `table.key = value` a line.
@@ -78,6 +85,7 @@ fn the_minimal_configuration_has_the_documented_defaults() {
         config,
         Config {
             instance: "default".into(),
+            mode: Mode::Carp,
             interface: "eth0".into(),
             vlan: None,
             source: None,
@@ -100,7 +108,9 @@ fn the_minimal_configuration_has_the_documented_defaults() {
                 peers: Vec::new(),
                 trailing_bytes: TrailingBytes::Reject,
                 repeated_counter: RepeatedCounter::Accept,
+                require_extension: false,
             },
+            cluster: None,
             hooks: Hooks {
                 up: None,
                 down: None,
@@ -173,6 +183,7 @@ fn every_key_is_read() {
         config,
         Config {
             instance: "n-1".into(),
+            mode: Mode::Carp,
             interface: "enp3s0f1".into(),
             vlan: Some(16),
             source: Some(Ipv4Addr::new(10, 1, 0, 1)),
@@ -195,7 +206,9 @@ fn every_key_is_read() {
                 peers: vec![Ipv4Addr::new(10, 1, 0, 2), Ipv4Addr::new(10, 1, 0, 3)],
                 trailing_bytes: TrailingBytes::Accept,
                 repeated_counter: RepeatedCounter::Reject,
+                require_extension: false,
             },
+            cluster: None,
             hooks: Hooks {
                 up: Some("/bin/up".into()),
                 down: Some("/bin/down".into()),
@@ -511,7 +524,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ),
     (
         "quorum.voters = 1",
-        &["unknown key `quorum`", "by CARP only", "remove it"],
+        &["unknown key `quorum`", "mode = \"quorum\"", "[cluster]"],
     ),
     (
         "moosefs.master_confg = 1",
@@ -747,18 +760,18 @@ fn the_tables_of_keys_and_of_reads_agree() {
 fn files_that_cannot_be_read_say_so() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("absent.toml");
-    let error = Config::load(&missing).unwrap_err();
+    let error = Configuration::load(&missing).unwrap_err();
     assert!(matches!(error, ConfigError::Read { .. }), "{error:?}");
     assert!(error.to_string().contains("absent.toml"), "{error}");
 
     let large = directory.path().join("large.toml");
     std::fs::write(&large, vec![b'#'; 64 * 1024 + 1]).unwrap();
-    let error = Config::load(&large).unwrap_err();
+    let error = Configuration::load(&large).unwrap_err();
     assert!(matches!(error, ConfigError::TooLarge { .. }), "{error:?}");
 
     let latin1 = directory.path().join("latin1.toml");
     std::fs::write(&latin1, b"interface = \"eth0\"\n# f\xfcr\n").unwrap();
-    let error = Config::load(&latin1).unwrap_err();
+    let error = Configuration::load(&latin1).unwrap_err();
     assert!(
         error.to_string().contains("latin1.toml:2:4: not UTF-8"),
         "{error}"
@@ -766,13 +779,16 @@ fn files_that_cannot_be_read_say_so() {
 
     let good = directory.path().join("good.toml");
     std::fs::write(&good, MINIMAL).unwrap();
-    assert_eq!(Config::load(&good).unwrap(), parse(MINIMAL).unwrap());
+    assert_eq!(
+        candidate(Configuration::load(&good).unwrap()),
+        parse(MINIMAL).unwrap()
+    );
 }
 
 #[test]
 fn the_packaged_example_parses() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/mfs-ha.toml");
-    let config = Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
+    let config = candidate(Configuration::load(&path).unwrap_or_else(|error| panic!("{error}")));
     assert_eq!(config.interface, "eth0");
     assert_eq!(config.carp.advbase, 1);
 }
@@ -817,6 +833,7 @@ fn the_packaged_example_shows_every_key_with_its_default() {
                 line.starts_with(&format!("{key} = "))
                     || line == format!("[{key}]")
                     || line == format!("[[moosefs.{key}]]")
+                    || line == format!("[[cluster.{key}]]")
             }),
             "the example does not show `{key}`"
         );

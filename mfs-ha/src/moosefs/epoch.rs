@@ -26,6 +26,9 @@ pub struct EpochRecord {
     /// Identity of the file system.
     #[serde(with = "hexadecimal")]
     pub id: u64,
+    /// The epoch before, where that is not one less: newer metadata were given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<u64>,
 }
 
 /// Whether an epoch counts.
@@ -45,12 +48,13 @@ impl EpochRecord {
         base: 0,
         state: EpochState::Committed,
         id: 0,
+        previous: None,
     };
 
     /// The epoch that the directory's history belongs to: a pending one does not count.
     pub fn effective_epoch(&self) -> u64 {
         match self.state {
-            EpochState::Pending => self.epoch.saturating_sub(1),
+            EpochState::Pending => self.previous.unwrap_or(self.epoch.saturating_sub(1)),
             EpochState::Committed => self.epoch,
         }
     }
@@ -113,6 +117,7 @@ mod tests {
         base: u64::MAX,
         state: EpochState::Pending,
         id: 0x0123_4567_89ab_cdef,
+        previous: None,
     };
 
     fn layout(directory: &tempfile::TempDir) -> Layout {
@@ -144,6 +149,11 @@ mod tests {
     #[test]
     fn a_pending_epoch_does_not_count() {
         assert_eq!(RECORD.effective_epoch(), 6);
+        let jump = EpochRecord {
+            previous: Some(3),
+            ..RECORD
+        };
+        assert_eq!(jump.effective_epoch(), 3, "nor does what it leaped over");
         let committed = EpochRecord {
             state: EpochState::Committed,
             ..RECORD

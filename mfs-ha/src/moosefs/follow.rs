@@ -17,6 +17,9 @@ use super::directory::{
 };
 use super::image;
 
+/// What mfsmaster appends to.
+const PRESENT_CHANGELOG: &str = "changelog.0.mfs";
+
 /// Follows one directory.
 #[derive(Debug)]
 pub struct Follower {
@@ -58,6 +61,17 @@ impl Follower {
     pub fn full_reads(&self) -> u64 {
         self.full_reads
     }
+}
+
+/// Returns the number of the next change of the mfsmaster that runs on the directory, as far as its present
+/// changelog tells. `None` right after that was begun.
+///
+/// # Errors
+/// It cannot be read.
+pub fn served_version(dir: &Path) -> io::Result<Option<u64>> {
+    let file = File::open(dir.join(PRESENT_CHANGELOG))?;
+    let ends = ends(&file, file.metadata()?.len())?;
+    Ok(ends.last.number().map(|last| last.saturating_add(1)))
 }
 
 /// What was found, and the state of the files then.

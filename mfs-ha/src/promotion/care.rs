@@ -44,6 +44,8 @@ pub(super) struct Care {
     /// Who was heard for longer than this has served, seen from here or not: no promotion and no restart
     /// in place takes so long.
     serves_after: Duration,
+    /// Voters compare versions (rules L1 and L1e), so what others have served is not guessed at here.
+    versions_decide: bool,
     files: Files,
     /// The master that was heard last, and since when.
     heard: Option<(Ipv4Addr, Instant)>,
@@ -55,10 +57,23 @@ pub(super) struct Care {
     connection: Option<u16>,
     unconnected_since: Option<Instant>,
     has_downloaded: bool,
+    /// The directory has an image of a master: it is not a download that was begun.
+    is_former_master: bool,
     /// Bytes of what is being downloaded.
     downloading: Option<u64>,
     unready: Option<Unready>,
     renew_after: Duration,
+}
+
+/// A look at what mfsmetalogger downloads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Download {
+    /// Nothing is missing.
+    pub(super) is_complete: bool,
+    /// Bytes of the part that is under way.
+    pub(super) downloading: Option<u64>,
+    /// The directory has an image of a master.
+    pub(super) is_former_master: bool,
 }
 
 /// What is known of the files here.
@@ -81,10 +96,15 @@ struct Unready {
 }
 
 impl Care {
-    pub(super) fn new(followed: Option<Followed>, serves_after: Duration) -> Self {
+    pub(super) fn new(
+        followed: Option<Followed>,
+        serves_after: Duration,
+        versions_decide: bool,
+    ) -> Self {
         Self {
             started: Instant::now(),
             serves_after,
+            versions_decide,
             files: Files::Unknown,
             heard: None,
             is_denied: false,
@@ -93,6 +113,7 @@ impl Care {
             connection: None,
             unconnected_since: None,
             has_downloaded: false,
+            is_former_master: false,
             downloading: None,
             unready: None,
             renew_after: RENEW_AFTER,
@@ -184,8 +205,14 @@ impl Care {
         self.unready = None;
     }
 
-    /// Whether the download is complete, and the bytes of the part that is under way.
-    pub(super) fn download_seen(&mut self, is_complete: bool, downloading: Option<u64>) {
+    /// How far the download is.
+    pub(super) fn download_seen(&mut self, download: Download) {
+        let Download {
+            is_complete,
+            downloading,
+            is_former_master,
+        } = download;
+        self.is_former_master = is_former_master;
         // A download that goes on is left alone.
         if downloading.is_some() && downloading != self.downloading {
             self.unready = None;
@@ -225,8 +252,41 @@ impl Care {
         })
     }
 
-    /// Says why the files may be older than what another node has served, if they may.
+    /// Says whether a metalogger that runs was started for nobody that is heard.
+    pub(super) fn follows_nobody(&self) -> bool {
+        self.versions_decide && self.heard.is_none() && self.started.elapsed() >= LISTEN
+    }
+
+    /// Says whether changes of the present master arrive, after all that it had before.
+    pub(super) fn is_fed(&self) -> bool {
+        self.follows() && self.connection.is_some() && self.has_downloaded
+    }
+
+    /// The files are not of the history that they were taken for: everything is downloaded again.
+    pub(super) const fn follow_anew(&mut self) {
+        self.followed = None;
+        self.has_downloaded = false;
+    }
+
+    /// Says why the files must not be offered, whatever is in them, where a majority compares versions:
+    /// they are a mix of two histories, or may still change.
+    fn what_is_unfinished(&self) -> Option<String> {
+        let has_begun = self.followed.is_some() && !self.has_downloaded;
+        if has_begun && !self.is_former_master {
+            return Some(
+                "mfsmetalogger has not downloaded all metadata of its master yet".to_owned(),
+            );
+        }
+        let may_write = self.has_metalogger && self.heard.is_none();
+        may_write.then(|| "mfsmetalogger runs and no master is known yet".to_owned())
+    }
+
+    /// Says why the files may be older than what another node has served, if they may. In quorum mode that
+    /// is not judged here: voters refuse who is behind, by numbers.
     pub(super) fn staleness(&self) -> Option<String> {
+        if self.versions_decide {
+            return self.what_is_unfinished();
+        }
         match self.files {
             Files::Complete => None,
             Files::Lacking => Some(self.what_is_missing()),

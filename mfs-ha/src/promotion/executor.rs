@@ -1,6 +1,5 @@
 //! The loop: do the step that is wanted; without one, watch over what runs.
 
-use std::net::Ipv4Addr;
 use std::pin::pin;
 
 use mfs_ha_common::promotion::Step;
@@ -8,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::view::Outcome;
-use super::{Metadata, Order};
+use super::{Inputs, Metadata, Order, Served, Wish};
 use crate::driver::Fact;
 use crate::error::chain;
 
@@ -46,24 +45,21 @@ pub struct Executor {
     metadata: Metadata,
     calm: Calm,
     orders: watch::Receiver<Option<Order>>,
-    follow: watch::Receiver<Option<Ipv4Addr>>,
+    wishes: watch::Receiver<Option<Wish>>,
+    holder: watch::Receiver<Option<Served>>,
     reports: Reports,
 }
 
 impl Executor {
     /// Joins the parts.
     #[must_use]
-    pub const fn new(
-        metadata: Metadata,
-        orders: watch::Receiver<Option<Order>>,
-        follow: watch::Receiver<Option<Ipv4Addr>>,
-        reports: Reports,
-    ) -> Self {
+    pub fn new(metadata: Metadata, inputs: Inputs, reports: Reports) -> Self {
         Self {
             metadata,
             calm: Calm::Standby,
-            orders,
-            follow,
+            orders: inputs.steps,
+            wishes: inputs.wishes,
+            holder: inputs.holder,
             reports,
         }
     }
@@ -74,7 +70,8 @@ impl Executor {
             let calm = Self::keep_calm(
                 self.calm,
                 &mut self.metadata,
-                &mut self.follow,
+                &mut self.wishes,
+                &self.holder,
                 &self.reports,
             );
             tokio::select! {
@@ -100,18 +97,21 @@ impl Executor {
     async fn keep_calm(
         calm: Calm,
         metadata: &mut Metadata,
-        follow: &mut watch::Receiver<Option<Ipv4Addr>>,
+        wishes: &mut watch::Receiver<Option<Wish>>,
+        holder: &watch::Receiver<Option<Served>>,
         reports: &Reports,
     ) -> String {
         match calm {
-            Calm::Standby => metadata.stand_by(follow, reports).await,
+            Calm::Standby => metadata.stand_by(wishes, holder, reports).await,
             Calm::Between => std::future::pending().await,
-            Calm::Serving => metadata.watch_master().await,
+            Calm::Serving => metadata.watch_master(reports).await,
         }
     }
 
     /// Carries a step out, unless another one is wanted before it ends.
-    async fn obey(&mut self, Order { step, ticket }: Order) {
+    async fn obey(&mut self, order: Order) {
+        let Order { step, ticket, .. } = order;
+        self.metadata.seen_epoch = order.seen_epoch;
         let views = self.metadata.views();
         let id = step.info().id;
         tracing::info!(step = step.name(), id, "begins");

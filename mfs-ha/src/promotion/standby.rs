@@ -14,11 +14,13 @@ use anyhow::{Context as _, bail};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::care::Download;
 use super::executor::Reports;
-use super::{Metadata, blocking};
+use super::quorum::Freeze;
+use super::{Metadata, Served, Wish, blocking};
 use crate::driver::Fact;
 use crate::error::chain;
-use crate::moosefs::directory::{Freshness, Problem, ProblemKind};
+use crate::moosefs::directory::{Family, Freshness, Kind, Problem, ProblemKind, classify};
 use crate::moosefs::followed::{self, Followed};
 use crate::moosefs::process::metalogger::MetaloggerProgram;
 use crate::moosefs::process::pidfd::Process;
@@ -43,31 +45,42 @@ impl Metadata {
     /// Keeps the directory ready for as long as it is polled. Cancel-safe.
     pub(super) async fn stand_by(
         &mut self,
-        follow: &mut watch::Receiver<Option<Ipv4Addr>>,
+        wishes: &mut watch::Receiver<Option<Wish>>,
+        holder: &watch::Receiver<Option<Served>>,
         reports: &Reports,
     ) -> String {
         let mut told_ready = None;
         loop {
-            if follow.has_changed().unwrap_or(false) {
-                let master = *follow.borrow_and_update();
-                self.care.heard(master);
-                // What was told of the files was told without knowledge of this master.
-                told_ready = None;
-                self.preserve().await;
+            if wishes.has_changed().unwrap_or(false) {
+                let wish = *wishes.borrow_and_update();
+                match wish {
+                    Some(Wish::Follow(master)) => {
+                        self.frozen = Freeze::Not;
+                        self.care.heard(Some(master));
+                        // What was told of the files was told without knowledge of this master.
+                        told_ready = None;
+                        self.preserve().await;
+                    }
+                    Some(Wish::Freeze) => self.frozen = Freeze::Wanted,
+                    None => {}
+                }
             }
             let looked = async {
-                self.look_after(reports, &mut told_ready).await;
+                if self.frozen == Freeze::Wanted {
+                    self.freeze(reports).await;
+                }
+                self.look_after(holder, reports, &mut told_ready).await;
                 sleep(CHECK).await;
             };
             tokio::select! {
                 biased;
                 // Nothing delays the snapshot: not a download, not a master that does not answer.
-                changed = follow.changed() => {
+                changed = wishes.changed() => {
                     if changed.is_err() {
                         // The heartbeat thread has ended.
                         return std::future::pending().await;
                     }
-                    follow.mark_changed();
+                    wishes.mark_changed();
                 }
                 () = looked => {}
             }
@@ -101,8 +114,14 @@ impl Metadata {
     }
 
     /// One look: does what is to be done, and says whether this node could serve.
-    async fn look_after(&mut self, reports: &Reports, told_ready: &mut Option<bool>) {
-        let cared = self.take_care().await;
+    async fn look_after(
+        &mut self,
+        holder: &watch::Receiver<Option<Served>>,
+        reports: &Reports,
+        told_ready: &mut Option<bool>,
+    ) {
+        let served = *holder.borrow();
+        let cared = self.take_care(served).await;
         let problem = cared.err().map(|error| chain(error.as_ref()));
         let before = self.views.get().standby_problem;
         if let Some(problem) = problem.as_ref().filter(|now| Some(*now) != before.as_ref()) {
@@ -110,13 +129,18 @@ impl Metadata {
         }
         self.views.change(|view| view.standby_problem = problem);
         let is_ready = self.judge().await;
+        if let Err(error) = self.label(served).await {
+            tracing::warn!(error = chain(error.as_ref()), "the epoch of the holder");
+        }
+        // Before readiness: who is ready with something counts with that.
+        self.tell_metadata(reports).await;
         if *told_ready != Some(is_ready) {
             reports.tell(Fact::Ready(is_ready)).await;
             *told_ready = Some(is_ready);
         }
     }
 
-    async fn take_care(&mut self) -> anyhow::Result<()> {
+    async fn take_care(&mut self, served: Option<Served>) -> anyhow::Result<()> {
         // Again, should it not have come to its end before.
         if self.running.is_some() && self.care.master().is_some() {
             self.stop_master().await?;
@@ -130,11 +154,11 @@ impl Metadata {
             self.starting_metalogger = None;
             started.context("the task died")??;
         }
-        self.care_for_metalogger().await
+        self.care_for_metalogger(served).await
     }
 
     /// Sees to it that mfsmetalogger runs where there is a master for it, on files of that one's history.
-    async fn care_for_metalogger(&mut self) -> anyhow::Result<()> {
+    async fn care_for_metalogger(&mut self, served: Option<Served>) -> anyhow::Result<()> {
         let process = self.metalogger.running().await?;
         let pid = process.as_ref().map(Process::pid);
         self.views.change(|view| view.metalogger_pid = pid);
@@ -147,7 +171,14 @@ impl Metadata {
             // It will be made anew, to whoever is master then.
             self.keep_snapshot().await;
         }
+        if self.frozen != Freeze::Not {
+            return Ok(());
+        }
         let Some(master) = self.care.master() else {
+            if process.is_some() && self.care.follows_nobody() {
+                // It belongs to an earlier life of this daemon. What it has must not change in a vote.
+                self.stop_metalogger().await?;
+            }
             return Ok(());
         };
         self.note_first(connection).await?;
@@ -173,6 +204,7 @@ impl Metadata {
         };
         let followed = self.clear(which, master).await?;
         self.care.begins_to_follow(followed);
+        self.note_epoch_at_start(served);
         self.start_metalogger().await
     }
 
@@ -221,7 +253,7 @@ impl Metadata {
     }
 
     /// Looks at the directory and says whether it could be promoted.
-    async fn judge(&mut self) -> bool {
+    pub(super) async fn judge(&mut self) -> bool {
         let followed = self.care.followed();
         let looked = self
             .store
@@ -236,11 +268,20 @@ impl Metadata {
                     file.ok().map(|file| file.len())
                 });
                 let inspection = files.follower.refresh()?;
-                Ok((is_complete, downloading, inspection.readiness()))
+                let is_former_master = inspection.files.iter().any(|file| {
+                    let kind = classify(&file.name);
+                    matches!(kind, Some((Family::Master, Kind::Image)))
+                });
+                let of = Download {
+                    is_complete,
+                    downloading,
+                    is_former_master,
+                };
+                Ok((of, inspection.readiness()))
             })
             .await;
-        let looked = looked.map(|(is_complete, downloading, found)| {
-            self.care.download_seen(is_complete, downloading);
+        let looked = looked.map(|(download, found)| {
+            self.care.download_seen(download);
             found
         });
         let obstacle = match &looked {
@@ -281,7 +322,9 @@ impl Metadata {
     /// Refuses to promote what may be older than what another node has served. What is not, stays so
     /// until somebody else serves, although it is not fed from now on.
     pub(super) fn require_fresh(&mut self) -> anyhow::Result<()> {
-        if let Some(reason) = self.care.staleness() {
+        // A vote has settled it.
+        let staleness = self.care.staleness().filter(|_| !self.versions_decide);
+        if let Some(reason) = staleness {
             bail!(
                 "the metadata here may be older than what was served last ({reason}); \
                  to serve it all the same, restart mfs-ha here while no other node is master"

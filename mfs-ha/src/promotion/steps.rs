@@ -72,7 +72,7 @@ impl Metadata {
     }
 
     /// P2: its files are final afterwards.
-    async fn stop_metalogger(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn stop_metalogger(&mut self) -> anyhow::Result<()> {
         // One that is just starting would come up beside the master.
         if let Some(starting) = &mut self.starting_metalogger {
             let started = starting.await;
@@ -176,6 +176,7 @@ impl Metadata {
             view.freshness = served.or(view.freshness);
             view.standby_problem = None;
         });
+        self.offered = served.or(self.offered);
         self.set_stage(stage).await?;
         self.write_epoch(EpochState::Committed).await?;
         self.services.send_replace(Some(Action::Start));
@@ -215,11 +216,13 @@ impl Metadata {
             // An adopted master serves the epoch that it was promoted with.
             return self.commit_epoch().await;
         };
+        let before = self.epoch.max(self.seen_epoch);
         let record = EpochRecord {
-            epoch: self.epoch + 1,
+            epoch: before + 1,
             base: staged.version,
             id: staged.id,
             state,
+            previous: (before != self.epoch).then_some(self.epoch),
         };
         self.store
             .work(move |files, _| Ok(epoch::write(&files.layout, &record)?))

@@ -98,6 +98,7 @@ const NEW_EPOCH: EpochRecord = EpochRecord {
     base: 80_000,
     state: EpochState::Pending,
     id: 0xabcd,
+    previous: None,
 };
 
 /// Runs an operation in a process of its own, with a fault at the `n`th `call`.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Report;
 use super::host::System;
-use crate::config::Config;
+use crate::config::{Config, Configuration};
 use crate::error::chain;
 use crate::lock::{self, Holder};
 use crate::secret;
@@ -97,27 +97,27 @@ fn others_can_write(metadata: &Metadata) -> bool {
 }
 
 /// Who runs this instance, and whether the directory of its lock can be used.
-pub(super) fn instance(config: &Config, report: &mut Report) -> Holder {
+pub(super) fn instance(config: &Configuration, report: &mut Report) -> Holder {
     let name = "instance";
-    let directory = config.run_dir.display();
-    if let Err(error) = lock::check_directory(&config.run_dir) {
+    let directory = config.run_dir().display();
+    if let Err(error) = lock::check_directory(config.run_dir()) {
         report.fail(
             name,
             chain(&error),
             "correct that, or choose another `run_dir`",
         );
     }
-    match lock::holder(&config.run_dir, &config.instance) {
+    match lock::holder(config.run_dir(), config.instance()) {
         Ok(Holder::Nobody) => {
             report.ok(
                 name,
-                format!("{} is not running ({directory})", config.instance),
+                format!("{} is not running ({directory})", config.instance()),
             );
             Holder::Nobody
         }
         Ok(holder @ Holder::Process(pid)) => {
             let pid = pid.map_or_else(String::new, |pid| format!(" as process {pid}"));
-            report.ok(name, format!("{} is running{pid}", config.instance));
+            report.ok(name, format!("{} is running{pid}", config.instance()));
             holder
         }
         Err(error) => {
@@ -125,7 +125,7 @@ pub(super) fn instance(config: &Config, report: &mut Report) -> Holder {
                 name,
                 format!(
                     "cannot tell whether {} is running: {error}",
-                    config.instance
+                    config.instance()
                 ),
                 "run this as root",
             );
@@ -135,9 +135,9 @@ pub(super) fn instance(config: &Config, report: &mut Report) -> Holder {
 }
 
 /// What an earlier life pinned.
-pub(super) fn pins(config: &Config, system: &System, holder: Holder, report: &mut Report) {
+pub(super) fn pins(config: &Configuration, system: &System, holder: Holder, report: &mut Report) {
     let name = "pinned maps";
-    let directory = system.bpf_fs.join("mfs-ha").join(&config.instance);
+    let directory = system.bpf_fs.join("mfs-ha").join(config.instance());
     let shown = directory.display();
     let has_entries = std::fs::read_dir(&directory).map(|mut entries| entries.next().is_some());
     match (has_entries, holder) {

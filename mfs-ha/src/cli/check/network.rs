@@ -25,8 +25,7 @@ pub(super) async fn examine(
             link(config, &interface, report);
             source(config, &interface, report);
             vip(config, &netlink, &interface, is_running, report).await;
-            attached(&interface, probes, is_running, report);
-            native(config, &interface, report).await;
+            xdp(&interface, config.xdp.mode, probes, is_running, report).await;
             vlan(config, report).await;
         }
     }
@@ -174,6 +173,18 @@ async fn vip(
     }
 }
 
+/// Whether our program can be on the interface, and how.
+pub(super) async fn xdp(
+    interface: &Interface,
+    mode: XdpMode,
+    probes: &Probes,
+    is_running: bool,
+    report: &mut Report,
+) {
+    attached(interface, probes, is_running, report);
+    native(mode, interface, report).await;
+}
+
 /// Only one program can be on an interface, and it must be ours.
 fn attached(interface: &Interface, probes: &Probes, is_running: bool, report: &mut Report) {
     let name = "XDP";
@@ -223,16 +234,13 @@ fn detach_option(mode: AttachMode) -> &'static str {
     }
 }
 
-async fn native(config: &Config, interface: &Interface, report: &mut Report) {
+async fn native(mode: XdpMode, interface: &Interface, report: &mut Report) {
     let name = "native XDP";
-    if config.xdp.mode == XdpMode::Generic {
+    if mode == XdpMode::Generic {
         report.ok(name, "not wanted (`xdp.mode = \"generic\"`)");
         return;
     }
-    match (
-        offload::has_native_xdp(interface.ifindex).await,
-        config.xdp.mode,
-    ) {
+    match (offload::has_native_xdp(interface.ifindex).await, mode) {
         (Ok(true), _) => report.ok(name, format!("the driver of {} has it", interface.name)),
         (Ok(false), XdpMode::Native) => report.fail(
             name,

@@ -7,8 +7,16 @@ const N2: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const LOOK: Duration = Duration::from_millis(500);
 const SERVES_AFTER: Duration = Duration::from_secs(80);
 
+fn download(is_complete: bool, downloading: Option<u64>) -> Download {
+    Download {
+        is_complete,
+        downloading,
+        is_former_master: false,
+    }
+}
+
 fn new_care(followed: Option<Followed>) -> Care {
-    Care::new(followed, SERVES_AFTER)
+    Care::new(followed, SERVES_AFTER, false)
 }
 
 /// A standby that has followed `N1` to the present moment.
@@ -21,9 +29,9 @@ fn standby() -> Care {
     assert!(care.staleness().is_some(), "the download is not there");
     care.metalogger_seen(true, Some(1));
     care.connected(Followed::of(N1, Some(1)));
-    care.download_seen(false, Some(7));
+    care.download_seen(download(false, Some(7)));
     assert!(care.staleness().is_some(), "the changes are not there");
-    care.download_seen(true, None);
+    care.download_seen(download(true, None));
     care.looked(None);
     assert_eq!(care.staleness(), None);
     care
@@ -124,7 +132,7 @@ async fn a_metalogger_that_went_on_without_the_daemon_is_taken_over() {
     care.heard(Some(N1));
     care.metalogger_seen(true, Some(1));
     assert!(care.follows());
-    care.download_seen(true, None);
+    care.download_seen(download(true, None));
     assert_eq!(care.staleness(), None);
 
     let mut care = new_care(Some(Followed::of(N1, Some(1))));
@@ -159,12 +167,12 @@ async fn what_does_not_mend_itself_is_renewed_and_a_download_is_left_alone() {
     care.begins_to_follow(Followed::of(N1, None));
     care.metalogger_seen(true, Some(2));
     for bytes in 0..200 {
-        care.download_seen(false, Some(bytes));
+        care.download_seen(download(false, Some(bytes)));
         care.looked(Some(false));
         advance(LOOK).await;
         assert!(!care.must_renew(), "after {bytes} looks");
     }
-    care.download_seen(false, None);
+    care.download_seen(download(false, None));
     care.looked(Some(true));
     advance(RENEW_AFTER + LOOK).await;
     assert!(!care.must_renew(), "the second time it waits twice as long");
@@ -178,7 +186,7 @@ async fn a_download_that_never_comes_is_asked_for_again() {
     care.heard(Some(N1));
     care.begins_to_follow(Followed::of(N1, None));
     care.metalogger_seen(true, Some(1));
-    care.download_seen(false, None);
+    care.download_seen(download(false, None));
     care.looked(None);
     advance(RENEW_AFTER + LOOK).await;
     assert!(care.must_renew());

@@ -1,0 +1,559 @@
+//! The part of the status that shows the cluster: the lease, the other members, the networks, the disk.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use mfs_ha_common::cluster::Membership;
+use mfs_ha_common::durable::Durable;
+use mfs_ha_common::election::quorum::{LeaseStatus, MemberStatus as MemberView};
+use mfs_ha_common::freshness::Metadata;
+use mfs_ha_common::heartbeat::{Flags, Heartbeat, VERSION};
+use mfs_ha_common::member::{MismatchKey, MismatchState};
+use mfs_ha_common::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{age_ms, millis, seconds};
+use crate::bpf::Mode;
+use crate::cluster::path::PathViews;
+use crate::cluster::rounds::PathCount;
+use crate::config::Cluster;
+use crate::driver::ClusterView;
+use crate::secret::cluster_id;
+use crate::state::StateView;
+
+/// A difference that was last seen longer ago than this is history.
+const RECENT_MS: u64 = 10_000;
+
+/// What a clock may run faster or slower than ours: the lease allows for a hundredth.
+const DRIFT_PPM_MAX: u32 = 10_000;
+
+/// The cluster as this node sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Its name.
+    pub name: String,
+    /// Its number in heartbeats, hexadecimal.
+    pub id: String,
+    /// Which member this node is.
+    pub node: u8,
+    /// `candidate` or `witness`.
+    pub role: String,
+    /// Generation of the configured member list.
+    pub generation: u32,
+    /// Generation of the list that is in force here.
+    pub generation_in_force: u32,
+    /// The lease.
+    pub lease: LeaseView,
+    /// What survives a power failure.
+    pub durable: DurableStatus,
+    /// All others.
+    pub members: Vec<MemberStatus>,
+    /// The networks between them.
+    pub paths: Vec<PathStatus>,
+    /// Own rounds of heartbeats that were late by more than half an interval.
+    pub rounds_late: u64,
+    /// Frames that this daemon was too late to read: the ring buffer was full.
+    pub ring_full: u64,
+    /// Heartbeats with our key that this version does not understand.
+    pub not_understood: u64,
+}
+
+/// The lease.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// The lease epoch that this node holds or asks for; 0 for none.
+    pub epoch: u64,
+    /// Who holds the lease; absent where nobody is known to.
+    pub holder: Option<u8>,
+    /// When this node's own lease ends; absent where it holds none.
+    pub ends_in_ms: Option<u64>,
+    /// The least that was left of it at a renewal since it was taken.
+    pub margin_min_ms: Option<u64>,
+    /// What this node has granted.
+    pub granted: Option<GrantStatus>,
+    /// Members that are heard and have the same list, this node included.
+    pub heard: u8,
+    /// How many make a majority.
+    pub majority: u8,
+    /// Whether the metadata of this node are final.
+    pub frozen: bool,
+    /// Why this node does not ask for the lease.
+    pub obstacle: Option<String>,
+    /// The last request that it refused.
+    pub refused: Option<RefusalStatus>,
+}
+
+/// A grant that has not run out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GrantStatus {
+    /// The lease epoch.
+    pub epoch: u64,
+    /// Who asked.
+    pub node: u8,
+    /// When it ends.
+    pub ends_in_ms: u64,
+}
+
+/// A request that was refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RefusalStatus {
+    /// Who asked.
+    pub node: u8,
+    /// Why not.
+    pub reason: String,
+}
+
+/// What survives a power failure.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DurableStatus {
+    /// Number of this life of the daemon.
+    pub boot: u64,
+    /// The highest lease epoch that was granted.
+    pub granted_epoch: u64,
+    /// To whom.
+    pub granted_to: u8,
+    /// The metadata epoch that a holder was last heard to have.
+    pub seen_epoch: u64,
+    /// The version.
+    pub seen_version: u64,
+    /// Promotions that were begun since this node served for long.
+    pub attempts: u8,
+    /// Whether all that is on disk.
+    pub is_stored: bool,
+    /// Times that it was written since the daemon started.
+    pub writes: u64,
+    /// Times that it could not be written.
+    pub failures: u64,
+    /// The longest that a write took.
+    pub write_max_ms: u64,
+    /// Why it cannot be written now.
+    pub problem: Option<String>,
+}
+
+/// Another member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: u8,
+    /// `candidate` or `witness`.
+    pub role: String,
+    /// Whether it counts as heard now.
+    pub heard: bool,
+    /// Age of its last heartbeat; absent before the first one.
+    pub last_heartbeat_age_ms: Option<u64>,
+    /// Smoothed time of a round trip.
+    pub round_trip_us: Option<u64>,
+    /// Smoothed deviation of that.
+    pub jitter_us: Option<u64>,
+    /// How its clock runs against ours, parts per million.
+    pub drift_ppm: Option<i32>,
+    /// `standby`, `promoting`, `active`, `resigning` or `stuck`.
+    pub phase: Option<String>,
+    /// Its metadata.
+    pub metadata: Option<MetadataStatus>,
+    /// Whether it could promote them.
+    pub ready: bool,
+    /// Whether they are final.
+    pub frozen: bool,
+    /// Whether it says that it cannot keep its schedule.
+    pub late: bool,
+    /// What differs between it and this node, in words.
+    pub differences: Vec<String>,
+}
+
+/// Metadata of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataStatus {
+    /// Id of the file system, hexadecimal.
+    pub id: String,
+    /// The metadata epoch.
+    pub epoch: u64,
+    /// The number of the next change.
+    pub version: u64,
+}
+
+/// A network between the members.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Our own address in it.
+    pub address: String,
+    /// The interface that has it.
+    pub interface: Option<String>,
+    /// How the XDP program is attached there.
+    pub xdp: Option<String>,
+    /// Heartbeats that the interface took.
+    pub sent: u64,
+    /// Those that it did not.
+    pub failed: u64,
+    /// What keeps it from being used.
+    pub problem: Option<String>,
+}
+
+/// What the status is put together from.
+pub(crate) struct Sources<'s> {
+    pub(crate) cluster: &'s Cluster,
+    pub(crate) seen: &'s ClusterView,
+    pub(crate) at: Timestamp,
+    pub(crate) mismatches: &'s [(MismatchKey, MismatchState)],
+    pub(crate) paths: &'s [PathViews],
+    pub(crate) state: &'s StateView,
+    pub(crate) ring_full: u64,
+}
+
+impl ClusterStatus {
+    pub(crate) fn new(sources: &Sources<'_>) -> Self {
+        let Sources { cluster, seen, .. } = *sources;
+        let counts = seen.paths.iter();
+        Self {
+            name: cluster.name.clone(),
+            id: format!("{:016x}", cluster_id(&cluster.name)),
+            node: cluster.node.get(),
+            role: cluster.own().map_or("", |own| own.role.name()).to_owned(),
+            generation: cluster.generation,
+            generation_in_force: seen.lease.durable.membership.generation,
+            lease: LeaseView::new(&seen.lease, sources.at),
+            durable: DurableStatus::new(&seen.lease, sources.state),
+            members: seen
+                .members
+                .iter()
+                .map(|member| MemberStatus::new(member, sources))
+                .collect(),
+            paths: sources
+                .paths
+                .iter()
+                .zip(counts)
+                .map(|(views, count)| PathStatus::new(views, *count))
+                .collect(),
+            rounds_late: seen.lease.rounds_late,
+            ring_full: sources.ring_full,
+            not_understood: seen.not_understood,
+        }
+    }
+}
+
+impl LeaseView {
+    fn new(lease: &LeaseStatus, at: Timestamp) -> Self {
+        Self {
+            epoch: lease.ballot.epoch,
+            holder: lease.holder.map(|holder| holder.get()),
+            ends_in_ms: lease.ends.map(|ends| millis(ends.since(at))),
+            margin_min_ms: lease.margin_min.map(millis),
+            granted: lease.granted.map(|(ballot, until)| GrantStatus {
+                epoch: ballot.epoch,
+                node: ballot.candidate,
+                ends_in_ms: millis(until.since(at)),
+            }),
+            heard: lease.heard,
+            majority: lease.majority,
+            frozen: lease.is_frozen,
+            obstacle: lease.obstacle.map(|obstacle| obstacle.name().to_owned()),
+            refused: lease.refused.map(|(node, reason)| RefusalStatus {
+                node: node.get(),
+                reason: reason.name().to_owned(),
+            }),
+        }
+    }
+}
+
+impl DurableStatus {
+    fn new(lease: &LeaseStatus, state: &StateView) -> Self {
+        let durable: Durable = lease.durable;
+        Self {
+            boot: durable.boot,
+            granted_epoch: durable.granted.epoch,
+            granted_to: durable.granted.candidate,
+            seen_epoch: durable.seen.epoch,
+            seen_version: durable.seen.version,
+            attempts: durable.attempts,
+            is_stored: lease.is_stored,
+            writes: state.writes,
+            failures: state.failures,
+            write_max_ms: millis(state.longest),
+            problem: state.problem.clone(),
+        }
+    }
+}
+
+impl From<Metadata> for MetadataStatus {
+    fn from(metadata: Metadata) -> Self {
+        Self {
+            id: format!("{:016x}", metadata.id),
+            epoch: metadata.freshness.epoch,
+            version: metadata.freshness.version,
+        }
+    }
+}
+
+impl MemberStatus {
+    fn new(member: &MemberView, sources: &Sources<'_>) -> Self {
+        let last = member.last.as_ref().map(|(heartbeat, _)| heartbeat);
+        let has = |flag| last.is_some_and(|heartbeat| heartbeat.flags.has(flag));
+        let ours = sources.seen.lease.durable.membership;
+        let mut differences = last.map_or_else(Vec::new, |heartbeat| {
+            compared(heartbeat, member, ours, sources.cluster)
+        });
+        let mismatch = sources
+            .mismatches
+            .iter()
+            .find(|(key, _)| key.node == member.id.get());
+        if let Some((_, state)) = mismatch {
+            differences.extend(refused(state, sources.at));
+        }
+        if let Some(drift) = member
+            .drift_ppm
+            .filter(|drift| drift.unsigned_abs() > DRIFT_PPM_MAX)
+        {
+            differences.push(format!(
+                "its clock runs {drift} ppm differently, more than the lease allows for ({DRIFT_PPM_MAX})"
+            ));
+        }
+        Self {
+            id: member.id.get(),
+            role: member.role.name().to_owned(),
+            heard: member.is_heard,
+            last_heartbeat_age_ms: member
+                .last
+                .map(|(_, arrival)| millis(sources.at.since(arrival))),
+            round_trip_us: member.round_trip.map(micros),
+            jitter_us: member.jitter.map(micros),
+            drift_ppm: member.drift_ppm,
+            phase: last.map(|heartbeat| heartbeat.phase.name().to_owned()),
+            metadata: last
+                .map(|heartbeat| heartbeat.metadata)
+                .filter(|metadata| metadata.id != 0)
+                .map(MetadataStatus::from),
+            ready: has(Flags::READY),
+            frozen: has(Flags::FROZEN),
+            late: has(Flags::LATE),
+            differences,
+        }
+    }
+}
+
+/// What a member says of itself that is not as it is here.
+fn compared(
+    heartbeat: &Heartbeat,
+    member: &MemberView,
+    ours: Membership,
+    cluster: &Cluster,
+) -> Vec<String> {
+    let mut differences = Vec::new();
+    let theirs = heartbeat.membership;
+    let timing = heartbeat.timing;
+    if timing != cluster.timing {
+        differences.push(format!(
+            "heartbeat_interval_ms/lease_ms is {}/{} there and {}/{} here",
+            timing.interval.as_millis(),
+            timing.lease.as_millis(),
+            cluster.timing.interval.as_millis(),
+            cluster.timing.lease.as_millis()
+        ));
+    }
+    if theirs.generation != ours.generation {
+        differences.push(format!(
+            "generation {} of the members is in force there and {} here",
+            theirs.generation, ours.generation
+        ));
+    } else if theirs.digest != ours.digest && timing == cluster.timing {
+        differences.push("its [[cluster.members]] have other ids or roles".to_owned());
+    }
+    if heartbeat.role != member.role {
+        differences.push(format!(
+            "it is a {} by its own configuration and a {} by ours",
+            heartbeat.role.name(),
+            member.role.name()
+        ));
+    }
+    differences
+}
+
+/// What was refused lately of somebody who claims to be this member.
+fn refused(state: &MismatchState, at: Timestamp) -> Vec<String> {
+    let recent = |last_ns: u64| age_ms(at, last_ns).filter(|age| *age <= RECENT_MS);
+    let mut differences = Vec::new();
+    if let Some(age) = recent(state.last_bad_tag_ns) {
+        differences.push(format!(
+            "{} messages were signed with another secret, the last {} ago: compare cluster.secret_file",
+            state.bad_tag,
+            seconds(age)
+        ));
+    }
+    if let Some(age) = recent(state.last_other_cluster_ns) {
+        differences.push(format!(
+            "{} messages were of cluster {:016x}, the last {} ago: compare cluster.name",
+            state.other_cluster,
+            state.cluster,
+            seconds(age)
+        ));
+    }
+    if let Some(age) = recent(state.last_other_version_ns) {
+        differences.push(format!(
+            "{} heartbeats had version {} of the format and not {VERSION}, the last {} ago: run one version \
+             of mfs-ha",
+            state.other_version,
+            state.version,
+            seconds(age)
+        ));
+    }
+    differences
+}
+
+impl PathStatus {
+    fn new(views: &PathViews, count: PathCount) -> Self {
+        let view = views.get();
+        let error = count
+            .errno
+            .map(|errno| io::Error::from_raw_os_error(errno).to_string());
+        Self {
+            address: views.own.to_string(),
+            interface: view.interface,
+            xdp: view.mode.map(Mode::name).map(str::to_owned),
+            sent: count.sent,
+            failed: count.failed,
+            problem: view.problem.or(error),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl fmt::Display for ClusterStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cluster     {}, node {}, {}, members of generation {}",
+            self.name, self.node, self.role, self.generation_in_force
+        )?;
+        if self.generation != self.generation_in_force {
+            write!(f, ", {} waits for a majority", self.generation)?;
+        }
+        writeln!(f)?;
+        self.lease.fmt(f)?;
+        self.durable.fmt(f)?;
+        for member in &self.members {
+            member.fmt(f)?;
+        }
+        for path in &self.paths {
+            path.fmt(f)?;
+        }
+        writeln!(
+            f,
+            "rounds      {} late, ring full {} times",
+            self.rounds_late, self.ring_full
+        )
+    }
+}
+
+impl fmt::Display for LeaseView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.ends_in_ms, self.holder) {
+            (Some(ends), _) => {
+                write!(
+                    f,
+                    "lease       held, epoch {}, ends in {ends} ms",
+                    self.epoch
+                )?;
+                if let Some(margin) = self.margin_min_ms {
+                    write!(f, ", never less than {margin} ms were left")?;
+                }
+            }
+            (None, Some(holder)) => write!(f, "lease       held by node {holder}")?,
+            (None, None) => write!(f, "lease       nobody is known to hold it")?,
+        }
+        write!(f, "; {} heard, {} needed", self.heard, self.majority)?;
+        if let Some(obstacle) = &self.obstacle {
+            write!(f, "; not asked for: {obstacle}")?;
+        }
+        writeln!(f)?;
+        if let Some(granted) = &self.granted {
+            writeln!(
+                f,
+                "granted     epoch {} to node {}, for {} ms more",
+                granted.epoch, granted.node, granted.ends_in_ms
+            )?;
+        }
+        if let Some(refused) = &self.refused {
+            writeln!(f, "refused     node {}: {}", refused.node, refused.reason)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for DurableStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "state       life {}, granted up to epoch {}, seen epoch {} version {}, {}",
+            self.boot,
+            self.granted_epoch,
+            self.seen_epoch,
+            self.seen_version,
+            if self.is_stored {
+                "on disk"
+            } else {
+                "not on disk yet"
+            }
+        )?;
+        if let Some(problem) = &self.problem {
+            write!(f, ": {problem}")?;
+        }
+        writeln!(f)
+    }
+}
+
+impl fmt::Display for MemberStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "member      {} {}", self.id, self.role)?;
+        match self.last_heartbeat_age_ms {
+            Some(age) if self.heard => write!(f, ", heard {age} ms ago")?,
+            Some(age) => write!(f, ", not heard for {}", seconds(age))?,
+            None => write!(f, ", never heard")?,
+        }
+        if let (Some(trip), Some(jitter)) = (self.round_trip_us, self.jitter_us) {
+            write!(f, ", round trip {trip} us +- {jitter} us")?;
+        }
+        if let Some(drift) = self.drift_ppm {
+            write!(f, ", clock {drift:+} ppm")?;
+        }
+        if let Some(phase) = &self.phase {
+            write!(f, ", {phase}")?;
+        }
+        if let Some(metadata) = &self.metadata {
+            write!(f, ", epoch {} version {}", metadata.epoch, metadata.version)?;
+        }
+        for (is_set, word) in [
+            (self.ready, "ready"),
+            (self.frozen, "frozen"),
+            (self.late, "late"),
+        ] {
+            if is_set {
+                write!(f, ", {word}")?;
+            }
+        }
+        writeln!(f)?;
+        for difference in &self.differences {
+            writeln!(f, "  differs   {difference}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PathStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "network     {}", self.address)?;
+        if let Some(interface) = &self.interface {
+            write!(f, " on {interface}")?;
+        }
+        if let Some(xdp) = &self.xdp {
+            write!(f, ", xdp {xdp}")?;
+        }
+        write!(f, ", {} heartbeats sent, {} failed", self.sent, self.failed)?;
+        if let Some(problem) = &self.problem {
+            write!(f, ": {problem}")?;
+        }
+        writeln!(f)
+    }
+}
