@@ -34,6 +34,10 @@ const PIN_ROOT: &str = "/sys/fs/bpf/mfs-ha";
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of them in a process"
+)]
 pub enum Configuration {
     /// Of a node that may become master.
     Candidate(Config),

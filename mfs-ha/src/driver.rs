@@ -10,37 +10,37 @@
 //! 4. before silence is believed, compare with PEERS, which a full ring buffer cannot hide;
 //! 5. tick.
 
+mod outputs;
+mod view;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
 use mfs_ha_common::action::{Action, Actions};
-use mfs_ha_common::cluster::NodeId;
 use mfs_ha_common::durable::Durable;
-use mfs_ha_common::election::quorum::{LeaseStatus, MemberStatus};
 use mfs_ha_common::election::{Timer, Transition};
 use mfs_ha_common::event::Event;
 use mfs_ha_common::freshness::Metadata;
 use mfs_ha_common::heartbeat::Heartbeat;
 use mfs_ha_common::net::Ipv4;
-use mfs_ha_common::node::{Node, NodeStatus};
+use mfs_ha_common::node::Node;
 use mfs_ha_common::peer::PEERS_MAX;
 use mfs_ha_common::priority::Priority;
 use mfs_ha_common::promotion::Phase;
 use mfs_ha_common::record::{AdvertRecord, HeartbeatRecord, Record};
-use mfs_ha_common::time::Timestamp;
 use std::os::fd::{AsFd as _, OwnedFd};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
+pub use self::outputs::{Outputs, QuorumOutputs, ServiceOutputs};
+pub use self::view::{ClusterView, View};
 use crate::bpf::PeerMap;
 use crate::clock::{self, BootTimer};
-use crate::cluster::rounds::{PathCount, Rounds, Signer};
 use crate::cluster::sender::PathSender;
-use crate::hooks::Hook;
-use crate::netlink::vip::{Presence, VipReport, Wanted};
-use crate::promotion::{Order, Orders, Served, Wish};
+use crate::netlink::vip::{Presence, VipReport};
+use crate::promotion::Served;
 use crate::readiness;
 use crate::transmit::Transmitter;
 
@@ -99,112 +99,6 @@ pub enum Fact {
     Stop,
     /// Somebody wants to see the node.
     Inspect(oneshot::Sender<View>),
-}
-
-/// A look at the node.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// The core's own words.
-    pub node: NodeStatus,
-    /// When the look was taken.
-    pub at: Timestamp,
-    /// The last transitions, oldest first.
-    pub transitions: Vec<Transition>,
-    /// Adverts that the interface took.
-    pub adverts_sent: u64,
-    /// Adverts that it did not.
-    pub adverts_failed: u64,
-    /// The lease and the other members; `None` in carp mode.
-    pub cluster: Option<ClusterView>,
-    /// The longest that a deadline was overrun, in nanoseconds.
-    pub lateness_max_ns: u64,
-}
-
-/// The lease and the other members, as the core sees them.
-#[derive(Clone, Debug)]
-pub struct ClusterView {
-    /// The lease.
-    pub lease: LeaseStatus,
-    /// All members but this one.
-    pub members: Vec<MemberStatus>,
-    /// What became of heartbeats in each network.
-    pub paths: Vec<PathCount>,
-    /// Heartbeats that this version does not understand.
-    pub not_understood: u64,
-}
-
-/// Where decisions go. Sending never waits.
-#[derive(Debug)]
-pub struct Outputs {
-    /// What a candidate has.
-    pub service: Option<ServiceOutputs>,
-    /// The rounds of quorum mode, and where its durable state goes.
-    pub quorum: Option<QuorumOutputs>,
-    /// Signs adverts; `None` without a cluster.
-    pub signer: Option<Signer>,
-}
-
-/// Where a candidate's decisions go.
-#[derive(Debug)]
-pub struct ServiceOutputs {
-    /// The VIP.
-    pub vip: watch::Sender<Wanted>,
-    /// The hook that has to be the last one that ran.
-    pub hooks: watch::Sender<Option<Hook>>,
-    /// The metadata; `None` for a plain CARP daemon.
-    pub metadata: Option<Orders>,
-}
-
-/// Where a voter's decisions go.
-#[derive(Debug)]
-pub struct QuorumOutputs {
-    /// Sends heartbeats.
-    pub rounds: Rounds,
-    /// What shall be on disk; the latest counts.
-    pub store: watch::Sender<Option<Durable>>,
-    /// By which address a member is followed.
-    pub sources: Vec<(NodeId, std::net::Ipv4Addr)>,
-}
-
-impl ServiceOutputs {
-    /// `seen_epoch` is as in [`Order`].
-    fn order(&self, action: Action, seen_epoch: u64) {
-        match action {
-            Action::SetVip { present } => self.vip.send_modify(|wanted| {
-                wanted.present = present;
-                wanted.generation += 1;
-            }),
-            Action::RunHook(hook) => {
-                self.hooks.send_replace(Some(hook));
-            }
-            Action::RunStep { step, ticket } => {
-                if let Some(orders) = &self.metadata {
-                    let order = Order {
-                        step,
-                        ticket,
-                        seen_epoch,
-                    };
-                    orders.step.send_replace(Some(order));
-                }
-            }
-            Action::FollowMaster { source } => {
-                if let Some(orders) = &self.metadata {
-                    orders.wish.send_replace(Some(Wish::Follow(source.into())));
-                }
-            }
-            Action::FreezeMetadata => {
-                if let Some(orders) = &self.metadata {
-                    orders.wish.send_replace(Some(Wish::Freeze));
-                }
-            }
-            Action::SendAdvert(_)
-            | Action::SendHeartbeats
-            | Action::Store(_)
-            | Action::AnnounceVip
-            | Action::Report(_)
-            | Action::Exit => {}
-        }
-    }
 }
 
 /// The heartbeat thread's state.

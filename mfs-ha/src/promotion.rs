@@ -219,12 +219,7 @@ impl Metadata {
             Ok((layout, journal, epoch, followed))
         })
         .await?;
-        let views = PromotionViews::default();
-        let master_pid = running.as_ref().map(Running::pid);
-        views.change(|view| {
-            view.epoch = epoch;
-            view.master_pid = master_pid;
-        });
+        let views = first_views(epoch, running.as_ref());
         Ok(Self {
             config: config.clone(),
             vip: place.vip,
@@ -389,6 +384,15 @@ async fn adopt_or_stop(
         );
     }
     Ok(None)
+}
+
+fn first_views(epoch: u64, running: Option<&Running>) -> PromotionViews {
+    let views = PromotionViews::default();
+    views.change(|view| {
+        view.epoch = epoch;
+        view.master_pid = running.map(Running::pid);
+    });
+    views
 }
 
 /// Returns the programs beside the master; each may take `time_limit` to start and to stop.

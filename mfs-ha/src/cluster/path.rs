@@ -5,7 +5,7 @@
 //! that is gone for half a second is what the other one is for.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -206,13 +206,8 @@ impl PathKeeper {
 pub fn interface_with(address: IpAddr) -> io::Result<Option<String>> {
     let found = nix::ifaddrs::getifaddrs()?.find(|entry| {
         let held = entry.address.as_ref().and_then(|held| {
-            let v4 = held
-                .as_sockaddr_in()
-                .map(|v4| IpAddr::V4(Ipv4Addr::from(v4.ip())));
-            v4.or_else(|| {
-                held.as_sockaddr_in6()
-                    .map(|v6| IpAddr::V6(Ipv6Addr::from(v6.ip())))
-            })
+            let v4 = held.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| held.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
         });
         held == Some(address)
     });

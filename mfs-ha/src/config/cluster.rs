@@ -182,20 +182,7 @@ pub(super) fn read(
     let (members, list) = members(&mut table, problems, explain);
     table.finish(explain);
 
-    let own = node
-        .as_ref()
-        .and_then(|node| members.iter().find(|m| m.id == Some(node.value)));
-    if let Some(node) = node.as_ref().filter(|_| own.is_none()) {
-        problems.add_at(
-            node.offset,
-            format!(
-                "`cluster.node` is {}, which no [[cluster.members]] has as its `id`: every node stands in \
-                 the list, this one too",
-                node.value
-            ),
-        );
-    }
-    let own_role = own.and_then(|own| own.role);
+    let own_role = own_role(node.as_ref(), &members, problems);
     let addresses = members.iter().flat_map(RawMember::placed).collect();
     let members: Option<Vec<ClusterMember>> =
         members.into_iter().map(RawMember::complete).collect();
@@ -221,6 +208,27 @@ pub(super) fn read(
         own_role,
         addresses,
     }
+}
+
+/// What the member does that this node says it is.
+fn own_role(
+    node: Option<&Placed<NodeId>>,
+    members: &[RawMember],
+    problems: &Problems<'_>,
+) -> Option<Role> {
+    let node = node?;
+    let own = members.iter().find(|member| member.id == Some(node.value));
+    if own.is_none() {
+        problems.add_at(
+            node.offset,
+            format!(
+                "`cluster.node` is {}, which no [[cluster.members]] has as its `id`: every node stands in \
+                 the list, this one too",
+                node.value
+            ),
+        );
+    }
+    own?.role
 }
 
 fn timing(table: &mut Section<'_, '_>, problems: &Problems<'_>) -> Timing {

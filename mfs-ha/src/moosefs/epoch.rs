@@ -54,7 +54,9 @@ impl EpochRecord {
     /// The epoch that the directory's history belongs to: a pending one does not count.
     pub fn effective_epoch(&self) -> u64 {
         match self.state {
-            EpochState::Pending => self.previous.unwrap_or(self.epoch.saturating_sub(1)),
+            EpochState::Pending => self
+                .previous
+                .unwrap_or_else(|| self.epoch.saturating_sub(1)),
             EpochState::Committed => self.epoch,
         }
     }

@@ -10,7 +10,7 @@ use super::{Report, network};
 use crate::cluster::path;
 use crate::config::{Cluster, Configuration};
 use crate::error::chain;
-use crate::netlink::{Netlink, NetlinkError};
+use crate::netlink::Netlink;
 use crate::{secret, state};
 
 pub(super) async fn examine(
@@ -183,7 +183,7 @@ async fn network_of(
     };
     let read = async {
         let netlink = Netlink::connect()?;
-        Ok::<_, NetlinkError>(netlink.interface(&interface).await?)
+        netlink.interface(&interface).await
     };
     match read.await {
         Ok(Some(found)) => {
