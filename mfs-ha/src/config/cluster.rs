@@ -478,7 +478,10 @@ fn check_addresses(members: &[RawMember], problems: &Problems<'_>) {
             );
             continue;
         }
-        for (own, other) in member.addresses.iter().zip(&first.addresses) {
+        // Where one was refused, the places of the others say nothing.
+        let is_whole = |member: &RawMember| Some(member.addresses.len()) == member.count;
+        let pairs = member.addresses.iter().zip(&first.addresses);
+        for (own, other) in pairs.filter(|_| is_whole(member) && is_whole(first)) {
             if own.value.is_ipv4() != other.value.is_ipv4() {
                 problems.add_at(
                     own.offset,
