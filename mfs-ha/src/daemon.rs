@@ -40,7 +40,9 @@ use crate::moosefs::services::{Action as ServiceAction, Services};
 use crate::netlink::NetlinkError;
 use crate::netlink::vip::{NetlinkTarget, VipApplier, VipError, VipReport, Wanted, remove_vip_now};
 use crate::netlink::watch::{LinkWatcher, watch as watch_link};
-use crate::promotion::{self, Executor, Housekeeping, Inputs, Metadata, Orders, Place, Reports};
+use crate::promotion::{
+    self, Executor, Housekeeping, Inputs, Judges, Metadata, Orders, Place, Reports,
+};
 use crate::signals::Signals;
 use crate::supervisor::{self, LinkViews, Supervisor};
 use crate::{clock, cluster};
@@ -137,7 +139,11 @@ async fn prepare_metadata(config: &Config) -> anyhow::Result<Option<(Metadata, S
     let services = Services::spawn(promotion::services(moosefs, hook_limit(config)));
     let place = Place {
         vip: config.vip.address,
-        versions_decide: config.quorum().is_some(),
+        judges: match config.quorum() {
+            None => Judges::Care,
+            Some(cluster) if cluster.accepts_loss => Judges::VotersAcceptingLoss,
+            Some(_) => Judges::Voters,
+        },
     };
     let metadata = Metadata::prepare(moosefs, place, services.wanted()).await?;
     Ok(Some((metadata, services)))

@@ -20,6 +20,9 @@ const LOG_LINES_MAX: usize = 4096;
 Exit codes: 0 done, 1 failed while running (check: something fails; metadata: not promotable), 2 wrong arguments
 or configuration, 3 missing privileges, 4 another instance or XDP program is in the way, 5 the daemon does not answer.
 
+A configuration with a table [cluster] lets a majority of its members decide who serves (docs/quorum.md); that of a
+witness has nothing else. `check` explains what a number of members survives, `status` why nobody serves.
+
 The log goes to standard error; RUST_LOG=debug shows more of it."
 )]
 struct Cli {

@@ -36,6 +36,8 @@ use tokio::task::JoinHandle;
 pub use self::executor::{Executor, Reports};
 pub use self::view::{Failure, Outcome, PromotionView, PromotionViews, StepView};
 
+pub use self::care::Judges;
+
 use self::care::Care;
 use self::quorum::Freeze;
 use self::store::{Files, Store};
@@ -113,9 +115,8 @@ pub struct Orders {
 pub struct Place {
     /// The address of the master, whoever that is.
     pub vip: Ipv4Addr,
-    /// A majority compares what the nodes have, so that this one need not judge whether it may be older
-    /// than what was served (rules L1 and L1e). In carp mode nobody else does.
-    pub versions_decide: bool,
+    /// Who judges whether metadata are older than what was served.
+    pub judges: Judges,
 }
 
 /// Where the orders come in.
@@ -133,8 +134,7 @@ pub struct Inputs {
 pub struct Metadata {
     config: MooseFs,
     vip: Ipv4Addr,
-    /// As in [`Place`].
-    versions_decide: bool,
+    judges: Judges,
     /// mfsmaster's port for metaloggers.
     metalogger_port: u16,
     /// mfsmaster's port for clients.
@@ -223,7 +223,7 @@ impl Metadata {
         Ok(Self {
             config: config.clone(),
             vip: place.vip,
-            versions_decide: place.versions_decide,
+            judges: place.judges,
             metalogger_port: settings.master.matoml.port,
             client_port: settings.master.matocl.port,
             owner: settings.master.owner()?,
@@ -243,7 +243,7 @@ impl Metadata {
             running,
             is_lost: false,
             starting_metalogger: None,
-            care: Care::new(followed, serves_after(config), place.versions_decide),
+            care: Care::new(followed, serves_after(config), place.judges),
             must_restore: false,
             epoch,
             seen_epoch: 0,
@@ -368,7 +368,7 @@ async fn adopt_or_stop(
     place: Place,
 ) -> Result<Option<Running>, ProcessError> {
     if let Stage::Serving { pid, start_time } = *stage
-        && !place.versions_decide
+        && place.judges == Judges::Care
         && let Some(running) = master.adopt(pid, start_time).await?
     {
         tracing::info!(

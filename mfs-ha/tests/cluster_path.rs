@@ -60,10 +60,11 @@ impl Stand {
     }
 
     async fn up(&mut self) -> PathSender {
-        match self.next().await {
-            Fact::PathUp { index: 1, sender } => *sender,
-            other => panic!("not up: {other:?}"),
-        }
+        let fact = self.next().await;
+        let Fact::PathUp { index: 1, sender } = fact else {
+            panic!("not up: {fact:?}");
+        };
+        *sender
     }
 
     async fn down(&mut self) {

@@ -44,8 +44,7 @@ pub(super) struct Care {
     /// Who was heard for longer than this has served, seen from here or not: no promotion and no restart
     /// in place takes so long.
     serves_after: Duration,
-    /// Voters compare versions (rules L1 and L1e), so what others have served is not guessed at here.
-    versions_decide: bool,
+    judges: Judges,
     files: Files,
     /// The master that was heard last, and since when.
     heard: Option<(Ipv4Addr, Instant)>,
@@ -63,6 +62,18 @@ pub(super) struct Care {
     downloading: Option<u64>,
     unready: Option<Unready>,
     renew_after: Duration,
+}
+
+/// Who judges whether files are older than what was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judges {
+    /// This node, by what it has seen of others: in carp mode nobody else does.
+    Care,
+    /// Voters, by versions (rules L1 and L1e).
+    Voters,
+    /// The same, and the operator gives up what this node lacks, so that a download which its master did not
+    /// live to complete does not keep it from serving what it had.
+    VotersAcceptingLoss,
 }
 
 /// A look at what mfsmetalogger downloads.
@@ -96,15 +107,11 @@ struct Unready {
 }
 
 impl Care {
-    pub(super) fn new(
-        followed: Option<Followed>,
-        serves_after: Duration,
-        versions_decide: bool,
-    ) -> Self {
+    pub(super) fn new(followed: Option<Followed>, serves_after: Duration, judges: Judges) -> Self {
         Self {
             started: Instant::now(),
             serves_after,
-            versions_decide,
+            judges,
             files: Files::Unknown,
             heard: None,
             is_denied: false,
@@ -254,7 +261,7 @@ impl Care {
 
     /// Says whether a metalogger that runs was started for nobody that is heard.
     pub(super) fn follows_nobody(&self) -> bool {
-        self.versions_decide && self.heard.is_none() && self.started.elapsed() >= LISTEN
+        self.judges != Judges::Care && self.heard.is_none() && self.started.elapsed() >= LISTEN
     }
 
     /// Says whether changes of the present master arrive, after all that it had before.
@@ -272,7 +279,8 @@ impl Care {
     /// they are a mix of two histories, or may still change.
     fn what_is_unfinished(&self) -> Option<String> {
         let has_begun = self.followed.is_some() && !self.has_downloaded;
-        if has_begun && !self.is_former_master {
+        let is_given_up = self.judges == Judges::VotersAcceptingLoss && self.heard.is_none();
+        if has_begun && !self.is_former_master && !is_given_up {
             return Some(
                 "mfsmetalogger has not downloaded all metadata of its master yet".to_owned(),
             );
@@ -284,7 +292,7 @@ impl Care {
     /// Says why the files may be older than what another node has served, if they may. In quorum mode that
     /// is not judged here: voters refuse who is behind, by numbers.
     pub(super) fn staleness(&self) -> Option<String> {
-        if self.versions_decide {
+        if self.judges != Judges::Care {
             return self.what_is_unfinished();
         }
         match self.files {

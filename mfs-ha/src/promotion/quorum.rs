@@ -6,7 +6,7 @@ use std::time::Duration;
 use mfs_ha_common::freshness;
 
 use super::executor::Reports;
-use super::{CoreMetadata, Metadata, Served, blocking};
+use super::{CoreMetadata, Judges, Metadata, Served, blocking};
 use crate::driver::Fact;
 use crate::error::chain;
 use crate::moosefs::directory::Freshness;
@@ -97,7 +97,8 @@ impl Metadata {
     pub(super) async fn label(&mut self, served: Option<Served>) -> anyhow::Result<()> {
         let served = served.filter(|served| Some(served.source) == self.care.master());
         let found = self.offered.filter(|_| self.care.is_fed());
-        let Some((served, found)) = served.zip(found).filter(|_| self.versions_decide) else {
+        let Some((served, found)) = served.zip(found).filter(|_| self.judges != Judges::Care)
+        else {
             return Ok(());
         };
         let epoch = served.metadata.freshness.epoch;

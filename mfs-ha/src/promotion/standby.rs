@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use super::care::Download;
 use super::executor::Reports;
 use super::quorum::Freeze;
-use super::{Metadata, Served, Wish, blocking};
+use super::{Judges, Metadata, Served, Wish, blocking};
 use crate::driver::Fact;
 use crate::error::chain;
 use crate::moosefs::directory::{Family, Freshness, Kind, Problem, ProblemKind, classify};
@@ -323,7 +323,10 @@ impl Metadata {
     /// until somebody else serves, although it is not fed from now on.
     pub(super) fn require_fresh(&mut self) -> anyhow::Result<()> {
         // A vote has settled it.
-        let staleness = self.care.staleness().filter(|_| !self.versions_decide);
+        let staleness = self
+            .care
+            .staleness()
+            .filter(|_| self.judges == Judges::Care);
         if let Some(reason) = staleness {
             bail!(
                 "the metadata here may be older than what was served last ({reason}); \

@@ -16,7 +16,7 @@ fn download(is_complete: bool, downloading: Option<u64>) -> Download {
 }
 
 fn new_care(followed: Option<Followed>) -> Care {
-    Care::new(followed, SERVES_AFTER, false)
+    Care::new(followed, SERVES_AFTER, Judges::Care)
 }
 
 /// A standby that has followed `N1` to the present moment.
@@ -190,4 +190,72 @@ async fn a_download_that_never_comes_is_asked_for_again() {
     care.looked(None);
     advance(RENEW_AFTER + LOOK).await;
     assert!(care.must_renew());
+}
+
+fn voter(followed: Option<Followed>, judges: Judges) -> Care {
+    Care::new(followed, SERVES_AFTER, judges)
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_voters_compare_versions_nobody_guesses() {
+    let mut care = voter(None, Judges::Voters);
+    assert_eq!(care.staleness(), None, "nor has it to listen first");
+    care.heard(Some(N1));
+    care.probed(true);
+    assert_eq!(care.staleness(), None, "it has what it has");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_downloaded_is_offered_to_no_voter() {
+    let mut care = voter(None, Judges::Voters);
+    care.heard(Some(N1));
+    care.begins_to_follow(Followed::of(N1, None));
+    assert!(care.staleness().is_some());
+    care.metalogger_seen(true, Some(1));
+    care.download_seen(download(false, Some(7)));
+    assert!(care.staleness().is_some() && !care.is_fed());
+    care.download_seen(download(true, None));
+    assert!(care.staleness().is_none() && care.is_fed());
+    // The same master, started anew: the connection is another one.
+    care.connected(Followed::of(N1, Some(1)));
+    care.metalogger_seen(true, Some(2));
+    assert!(!care.is_fed());
+    care.metalogger_seen(true, Some(1));
+    care.follow_anew();
+    assert!(!care.is_fed() && !care.follows());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_download_that_was_cut_off_counts_only_where_loss_is_accepted() {
+    let mut care = voter(Some(Followed::of(N1, Some(1))), Judges::Voters);
+    care.download_seen(download(false, None));
+    assert!(care.staleness().is_some());
+    let former_master = Download {
+        is_former_master: true,
+        ..Download::default()
+    };
+    care.download_seen(former_master);
+    assert_eq!(care.staleness(), None, "these are no downloaded files");
+
+    let mut care = voter(Some(Followed::of(N1, Some(1))), Judges::VotersAcceptingLoss);
+    care.download_seen(download(false, None));
+    assert_eq!(care.staleness(), None);
+    care.heard(Some(N2));
+    assert!(care.staleness().is_some(), "somebody serves");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_metalogger_of_an_earlier_life_is_waited_for_and_then_ended() {
+    let mut care = voter(None, Judges::Voters);
+    care.metalogger_seen(true, None);
+    assert!(care.staleness().is_some(), "it may still write");
+    assert!(!care.follows_nobody(), "its master may be heard yet");
+    advance(LISTEN).await;
+    assert!(care.follows_nobody());
+    care.metalogger_seen(false, None);
+    assert_eq!(care.staleness(), None);
+    let mut care = new_care(None);
+    care.metalogger_seen(true, None);
+    advance(LISTEN).await;
+    assert!(!care.follows_nobody(), "in carp mode it goes on");
 }
