@@ -1,19 +1,20 @@
 //! The part of the status that shows the cluster: the lease, the other members, the networks, the disk.
 
-use std::fmt;
+mod differences;
+mod text;
+
 use std::io;
 use std::time::Duration;
 
-use mfs_ha_common::cluster::Membership;
 use mfs_ha_common::durable::Durable;
 use mfs_ha_common::election::quorum::{LeaseStatus, MemberStatus as MemberView};
 use mfs_ha_common::freshness::Metadata;
-use mfs_ha_common::heartbeat::{Flags, Heartbeat, VERSION};
+use mfs_ha_common::heartbeat::Flags;
 use mfs_ha_common::member::{MismatchKey, MismatchState};
 use mfs_ha_common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{age_ms, millis, seconds};
+use super::millis;
 use crate::bpf::Mode;
 use crate::cluster::path::PathViews;
 use crate::cluster::rounds::PathCount;
@@ -21,12 +22,6 @@ use crate::config::Cluster;
 use crate::driver::ClusterView;
 use crate::secret::cluster_id;
 use crate::state::StateView;
-
-/// A difference that was last seen longer ago than this is history.
-const RECENT_MS: u64 = 10_000;
-
-/// What a clock may run faster or slower than ours: the lease allows for a hundredth.
-const DRIFT_PPM_MAX: u32 = 10_000;
 
 /// The cluster as this node sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -291,23 +286,16 @@ impl MemberStatus {
         let has = |flag| last.is_some_and(|heartbeat| heartbeat.flags.has(flag));
         let ours = sources.seen.lease.durable.membership;
         let mut differences = last.map_or_else(Vec::new, |heartbeat| {
-            compared(heartbeat, member, ours, sources.cluster)
+            differences::compared(heartbeat, member, ours, sources.cluster)
         });
         let mismatch = sources
             .mismatches
             .iter()
             .find(|(key, _)| key.node == member.id.get());
         if let Some((_, state)) = mismatch {
-            differences.extend(refused(state, sources.at));
+            differences.extend(differences::refused(state, sources.at));
         }
-        if let Some(drift) = member
-            .drift_ppm
-            .filter(|drift| drift.unsigned_abs() > DRIFT_PPM_MAX)
-        {
-            differences.push(format!(
-                "its clock runs {drift} ppm differently, more than the lease allows for ({DRIFT_PPM_MAX})"
-            ));
-        }
+        differences.extend(differences::clock(member.drift_ppm));
         Self {
             id: member.id.get(),
             role: member.role.name().to_owned(),
@@ -331,74 +319,6 @@ impl MemberStatus {
     }
 }
 
-/// What a member says of itself that is not as it is here.
-fn compared(
-    heartbeat: &Heartbeat,
-    member: &MemberView,
-    ours: Membership,
-    cluster: &Cluster,
-) -> Vec<String> {
-    let mut differences = Vec::new();
-    let theirs = heartbeat.membership;
-    let timing = heartbeat.timing;
-    if timing != cluster.timing {
-        differences.push(format!(
-            "heartbeat_interval_ms/lease_ms is {}/{} there and {}/{} here",
-            timing.interval.as_millis(),
-            timing.lease.as_millis(),
-            cluster.timing.interval.as_millis(),
-            cluster.timing.lease.as_millis()
-        ));
-    }
-    if theirs.generation != ours.generation {
-        differences.push(format!(
-            "generation {} of the members is in force there and {} here",
-            theirs.generation, ours.generation
-        ));
-    } else if theirs.digest != ours.digest && timing == cluster.timing {
-        differences.push("its [[cluster.members]] have other ids or roles".to_owned());
-    }
-    if heartbeat.role != member.role {
-        differences.push(format!(
-            "it is a {} by its own configuration and a {} by ours",
-            heartbeat.role.name(),
-            member.role.name()
-        ));
-    }
-    differences
-}
-
-/// What was refused lately of somebody who claims to be this member.
-fn refused(state: &MismatchState, at: Timestamp) -> Vec<String> {
-    let recent = |last_ns: u64| age_ms(at, last_ns).filter(|age| *age <= RECENT_MS);
-    let mut differences = Vec::new();
-    if let Some(age) = recent(state.last_bad_tag_ns) {
-        differences.push(format!(
-            "{} messages were signed with another secret, the last {} ago: compare cluster.secret_file",
-            state.bad_tag,
-            seconds(age)
-        ));
-    }
-    if let Some(age) = recent(state.last_other_cluster_ns) {
-        differences.push(format!(
-            "{} messages were of cluster {:016x}, the last {} ago: compare cluster.name",
-            state.other_cluster,
-            state.cluster,
-            seconds(age)
-        ));
-    }
-    if let Some(age) = recent(state.last_other_version_ns) {
-        differences.push(format!(
-            "{} heartbeats had version {} of the format and not {VERSION}, the last {} ago: run one version \
-             of mfs-ha",
-            state.other_version,
-            state.version,
-            seconds(age)
-        ));
-    }
-    differences
-}
-
 impl PathStatus {
     fn new(views: &PathViews, count: PathCount) -> Self {
         let view = views.get();
@@ -418,142 +338,4 @@ impl PathStatus {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-impl fmt::Display for ClusterStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cluster     {}, node {}, {}, members of generation {}",
-            self.name, self.node, self.role, self.generation_in_force
-        )?;
-        if self.generation != self.generation_in_force {
-            write!(f, ", {} waits for a majority", self.generation)?;
-        }
-        writeln!(f)?;
-        self.lease.fmt(f)?;
-        self.durable.fmt(f)?;
-        for member in &self.members {
-            member.fmt(f)?;
-        }
-        for path in &self.paths {
-            path.fmt(f)?;
-        }
-        writeln!(
-            f,
-            "rounds      {} late, ring full {} times",
-            self.rounds_late, self.ring_full
-        )
-    }
-}
-
-impl fmt::Display for LeaseView {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.ends_in_ms, self.holder) {
-            (Some(ends), _) => {
-                write!(
-                    f,
-                    "lease       held, epoch {}, ends in {ends} ms",
-                    self.epoch
-                )?;
-                if let Some(margin) = self.margin_min_ms {
-                    write!(f, ", never less than {margin} ms were left")?;
-                }
-            }
-            (None, Some(holder)) => write!(f, "lease       held by node {holder}")?,
-            (None, None) => write!(f, "lease       nobody is known to hold it")?,
-        }
-        write!(f, "; {} heard, {} needed", self.heard, self.majority)?;
-        if let Some(obstacle) = &self.obstacle {
-            write!(f, "; not asked for: {obstacle}")?;
-        }
-        writeln!(f)?;
-        if let Some(granted) = &self.granted {
-            writeln!(
-                f,
-                "granted     epoch {} to node {}, for {} ms more",
-                granted.epoch, granted.node, granted.ends_in_ms
-            )?;
-        }
-        if let Some(refused) = &self.refused {
-            writeln!(f, "refused     node {}: {}", refused.node, refused.reason)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for DurableStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "state       life {}, granted up to epoch {}, seen epoch {} version {}, {}",
-            self.boot,
-            self.granted_epoch,
-            self.seen_epoch,
-            self.seen_version,
-            if self.is_stored {
-                "on disk"
-            } else {
-                "not on disk yet"
-            }
-        )?;
-        if let Some(problem) = &self.problem {
-            write!(f, ": {problem}")?;
-        }
-        writeln!(f)
-    }
-}
-
-impl fmt::Display for MemberStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "member      {} {}", self.id, self.role)?;
-        match self.last_heartbeat_age_ms {
-            Some(age) if self.heard => write!(f, ", heard {age} ms ago")?,
-            Some(age) => write!(f, ", not heard for {}", seconds(age))?,
-            None => write!(f, ", never heard")?,
-        }
-        if let (Some(trip), Some(jitter)) = (self.round_trip_us, self.jitter_us) {
-            write!(f, ", round trip {trip} us +- {jitter} us")?;
-        }
-        if let Some(drift) = self.drift_ppm {
-            write!(f, ", clock {drift:+} ppm")?;
-        }
-        if let Some(phase) = &self.phase {
-            write!(f, ", {phase}")?;
-        }
-        if let Some(metadata) = &self.metadata {
-            write!(f, ", epoch {} version {}", metadata.epoch, metadata.version)?;
-        }
-        for (is_set, word) in [
-            (self.ready, "ready"),
-            (self.frozen, "frozen"),
-            (self.late, "late"),
-        ] {
-            if is_set {
-                write!(f, ", {word}")?;
-            }
-        }
-        writeln!(f)?;
-        for difference in &self.differences {
-            writeln!(f, "  differs   {difference}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for PathStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "network     {}", self.address)?;
-        if let Some(interface) = &self.interface {
-            write!(f, " on {interface}")?;
-        }
-        if let Some(xdp) = &self.xdp {
-            write!(f, ", xdp {xdp}")?;
-        }
-        write!(f, ", {} heartbeats sent, {} failed", self.sent, self.failed)?;
-        if let Some(problem) = &self.problem {
-            write!(f, ": {problem}")?;
-        }
-        writeln!(f)
-    }
 }

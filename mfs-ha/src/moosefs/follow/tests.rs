@@ -221,3 +221,17 @@ proptest! {
         bench.follow();
     }
 }
+
+#[test]
+fn the_version_that_is_served_is_that_after_the_last_whole_change() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(
+        served_version(directory.path()).is_err(),
+        "no mfsmaster runs there"
+    );
+    let changelog = directory.path().join(PRESENT_CHANGELOG);
+    fs::write(&changelog, "").unwrap();
+    assert_eq!(served_version(directory.path()).unwrap(), None);
+    fs::write(&changelog, "7: 1|ACCESS(1)\n8: 1|ACCESS(1)\n9: 1|ACC").unwrap();
+    assert_eq!(served_version(directory.path()).unwrap(), Some(9));
+}
