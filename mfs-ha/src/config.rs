@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use self::cluster::{Cluster, ClusterMember, PATHS_MAX};
+pub use self::cluster::{Cluster, ClusterMember};
 pub use self::moosefs::{MooseFs, ServiceConfig};
 pub use self::section::Problem;
 use self::section::Problems;

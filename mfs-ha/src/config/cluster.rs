@@ -11,7 +11,7 @@ use super::section::{Placed, Problems, Refusal, Section, boolean, integer, text}
 use super::values::{absolute_path, choice, host_address};
 
 /// Networks between the nodes. Two are for redundancy; more are for exercise.
-pub const PATHS_MAX: usize = 4;
+const PATHS_MAX: usize = 4;
 
 /// A lease has to outlive two heartbeats that got lost.
 const HEARTBEATS_IN_LEASE: u64 = 3;

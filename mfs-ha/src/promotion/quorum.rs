@@ -64,6 +64,8 @@ impl Metadata {
                 tracing::warn!(error = chain(error.as_ref()), "the version that is served");
             }
         }
+        // Again and again: the core listens to it only when the node serves, which is a step later.
+        self.told = None;
         let served = self.offered;
         self.views
             .change(|view| view.freshness = served.or(view.freshness));
