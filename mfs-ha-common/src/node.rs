@@ -251,37 +251,32 @@ impl Node {
                     self.fail(now, reason, actions);
                 }
             }
-            Event::HeartbeatReceived { .. }
-            | Event::Stored { .. }
-            | Event::MetadataChanged { .. }
-            | Event::MetadataFrozen { .. } => self.take_in_quorum(now, event),
+            Event::HeartbeatReceived { heartbeat, arrival } => {
+                self.tell_quorum(|election| {
+                    election.heartbeat_received(now, heartbeat.get(), arrival);
+                });
+            }
+            Event::Stored { durable } => self.tell_quorum(|election| election.stored(now, durable)),
+            Event::MetadataChanged { metadata } => {
+                self.tell_quorum(|election| election.metadata_changed(now, metadata));
+            }
+            Event::MetadataFrozen { metadata } => {
+                self.tell_quorum(|election| election.metadata_frozen(now, metadata));
+                // Whoever is master next is followed anew.
+                self.told = None;
+            }
             Event::ReadinessChanged { ready } => {
                 self.promotion.readiness_changed(ready);
-                if let Some(election) = self.election.quorum_mut() {
-                    election.settled();
-                }
+                self.tell_quorum(quorum::Election::settled);
             }
             Event::StopRequested => self.stop_requested(now, actions),
         }
     }
 
-    /// What only a cluster that asks a majority has.
-    fn take_in_quorum(&mut self, now: Timestamp, event: Event) {
-        let Some(election) = self.election.quorum_mut() else {
-            return;
-        };
-        match event {
-            Event::HeartbeatReceived { heartbeat, arrival } => {
-                election.heartbeat_received(now, heartbeat.get(), arrival);
-            }
-            Event::Stored { durable } => election.stored(now, durable),
-            Event::MetadataChanged { metadata } => election.metadata_changed(now, metadata),
-            Event::MetadataFrozen { metadata } => {
-                election.metadata_frozen(now, metadata);
-                // Whoever is master next is followed anew.
-                self.told = None;
-            }
-            _ => {}
+    /// Tells the election of a cluster; in carp mode there is none.
+    fn tell_quorum(&mut self, tell: impl FnOnce(&mut quorum::Election)) {
+        if let Some(election) = self.election.quorum_mut() {
+            tell(election);
         }
     }
 
@@ -316,9 +311,7 @@ impl Node {
     }
 
     fn tick(&mut self, now: Timestamp, actions: &mut Actions) {
-        if let Some(election) = self.election.quorum_mut() {
-            election.tick(now);
-        }
+        self.tell_quorum(|election| election.tick(now));
         if let Some(reason) = self.promotion.tick(now, actions) {
             self.fail(now, reason, actions);
         }
@@ -498,9 +491,7 @@ impl Node {
             self.take_over(now, reason, actions);
             self.set_standing(now);
         }
-        if let Some(election) = self.election.quorum_mut() {
-            election.give_orders(now, actions);
-        }
+        self.tell_quorum(|election| election.give_orders(now, actions));
     }
 
     /// Rule M6: whoever follows a master makes its directory ready for that one's metadata.
@@ -513,9 +504,7 @@ impl Node {
             && self.promotion.has_metadata()
         {
             self.told = followed;
-            if let Some(election) = self.election.quorum_mut() {
-                election.begins_to_follow();
-            }
+            self.tell_quorum(quorum::Election::begins_to_follow);
             actions.push(Action::FollowMaster { source });
         }
     }

@@ -44,7 +44,7 @@ use crate::action::{Action, Actions};
 use crate::cluster::{MEMBERS_MAX, Membership, NodeId, Role};
 use crate::durable::Durable;
 use crate::freshness::Metadata;
-use crate::heartbeat::{Ballot, Echo, Flags, Heartbeat, Stamp};
+use crate::heartbeat::{Echo, Flags, Heartbeat, Stamp};
 use crate::priority::{DEMOTED_ADVSKEW, Priority};
 use crate::promotion::{Phase, STABLE};
 use crate::time::Timestamp;
@@ -421,6 +421,8 @@ impl Election {
     }
 
     pub(crate) fn poll_timeout(&self, now: Timestamp) -> Option<(Timestamp, Timer)> {
+        // Who hears nobody has to begin by itself.
+        let begin = Some((self.born, Timer::Heartbeat)).filter(|_| self.durable != self.ordered);
         let round = Some((self.rounds.due(), Timer::Heartbeat)).filter(|_| self.is_numbered());
         let lease = self.lease_ends().map(|at| (at, Timer::LeaseEnd));
         let grant = self.voter.ends().map(|at| (at, Timer::GrantEnd));
@@ -431,7 +433,7 @@ impl Election {
             .map(|at| (at, Timer::Advertise));
         let hold_down = Some((self.hold_down, Timer::HoldDown))
             .filter(|_| self.demotion.has_failed() && self.hold_down > now);
-        [round, lease, grant, turn, advertise, hold_down]
+        [begin, round, lease, grant, turn, advertise, hold_down]
             .into_iter()
             .flatten()
             .min()
@@ -446,9 +448,8 @@ impl Election {
             stamp: heartbeat.stamp,
             held: now.since(arrival),
         });
-        let (ballot, is_held) = self.lease.map_or((Ballot::default(), false), |lease| {
-            (lease.ballot, lease.is_held)
-        });
+        let request = self.lease.map_or(0, |lease| lease.ballot.epoch);
+        let is_held = self.lease.is_some_and(|lease| lease.is_held);
         Some(Heartbeat {
             cluster: self.settings.cluster,
             sender: self.settings.own,
@@ -464,7 +465,7 @@ impl Election {
             priority: self.priority(),
             heard: self.heard_bits(now),
             holder: self.holder_id(now).map_or(0, NodeId::get),
-            request: ballot.epoch,
+            request,
             grant: self.voter.grant(now).unwrap_or_default(),
             epoch: self.voter.granted().epoch,
             metadata: self.metadata,

@@ -77,10 +77,9 @@ impl Rounds {
             self.late_at = Some(now);
         }
         self.stamp.sequence = self.stamp.sequence.saturating_add(1);
-        if let Some(slot) = slot(self.stamp.sequence) {
-            if let Some(sent) = self.sent.get_mut(slot) {
-                *sent = now;
-            }
+        let slot = slot(self.stamp.sequence);
+        if let Some(sent) = slot.and_then(|slot| self.sent.get_mut(slot)) {
+            *sent = now;
         }
         // A round that is early or hardly late keeps the beat.
         let on_time = self.due.after(self.interval);
