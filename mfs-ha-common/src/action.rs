@@ -126,3 +126,53 @@ impl IntoIterator for Actions {
         self.items.into_iter().flatten()
     }
 }
+
+#[cfg(feature = "serde")]
+mod written {
+    //! Actions as a sequence of those that there are.
+
+    use core::fmt;
+
+    use serde::de::{Error as _, SeqAccess, Visitor};
+    use serde::ser::SerializeSeq as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{ACTIONS_MAX, Action, Actions};
+
+    impl Serialize for Actions {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut list = serializer.serialize_seq(Some(self.len()))?;
+            for action in *self {
+                list.serialize_element(&action)?;
+            }
+            list.end()
+        }
+    }
+
+    struct List;
+
+    impl<'de> Visitor<'de> for List {
+        type Value = Actions;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {ACTIONS_MAX} actions")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Actions, A::Error> {
+            let mut actions = Actions::default();
+            while let Some(action) = list.next_element::<Action>()? {
+                if actions.len() == ACTIONS_MAX {
+                    return Err(A::Error::invalid_length(ACTIONS_MAX, &self));
+                }
+                actions.push(action);
+            }
+            Ok(actions)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Actions {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_seq(List)
+        }
+    }
+}

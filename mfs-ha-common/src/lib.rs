@@ -40,6 +40,8 @@ pub mod peer;
 pub mod priority;
 pub mod promotion;
 pub mod record;
+#[cfg(feature = "serde")]
+pub mod recording;
 pub mod stats;
 pub mod time;
 pub mod validate;

@@ -59,6 +59,7 @@ pub struct NodeStatus {
 
 /// A farewell in progress: the VIP has to go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Leaving {
     reason: Reason,
     since: Timestamp,
@@ -70,6 +71,7 @@ struct Leaving {
 
 /// One node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Node {
     election: Elector,
     promotion: Promotion,

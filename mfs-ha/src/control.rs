@@ -22,12 +22,12 @@ use crate::status::Status;
 const REQUEST_BYTES_MAX: u64 = 4096;
 /// So much of a request that is not understood is repeated in the answer.
 const SHOWN_CHARS_MAX: usize = 60;
-/// An answer is a few kilobytes.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// A status is a few kilobytes, a recording some megabytes.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 8;
 /// A client that takes longer is cut off.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(2);
+const CONNECTION_LIMIT: Duration = Duration::from_secs(5);
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub enum Request {
     /// The status document.
     // With braces, or serde would let unknown keys pass.
     Status {},
+    /// What the flight recorder holds.
+    Recording {},
 }
 
 /// What is answered.
@@ -44,6 +46,8 @@ pub enum Request {
 pub enum Answer {
     /// The status document.
     Status(Box<Status>),
+    /// JSON lines.
+    Recording(String),
     /// The request could not be served.
     Error(String),
 }
@@ -159,7 +163,7 @@ fn refusal(line: &[u8], error: &serde_json::Error) -> String {
     } else {
         error.to_string()
     };
-    let known = r#"{"command":"status"}"#;
+    let known = [r#"{"command":"status"}"#, r#"{"command":"recording"}"#].join(" or ");
     format!("this daemon does not know the request {shown:?} ({why}): send {known}")
 }
 

@@ -42,6 +42,7 @@ use crate::cluster::sender::PathSender;
 use crate::netlink::vip::{Presence, VipReport};
 use crate::promotion::Served;
 use crate::readiness;
+use crate::recorder::{Recorder, Recording};
 use crate::transmit::Transmitter;
 
 /// Facts that may wait for the heartbeat thread. Senders outside wait for room; nothing inside does.
@@ -99,6 +100,8 @@ pub enum Fact {
     Stop,
     /// Somebody wants to see the node.
     Inspect(oneshot::Sender<View>),
+    /// Somebody wants to see what happened to it.
+    Record(oneshot::Sender<Recording>),
 }
 
 /// The heartbeat thread's state.
@@ -115,6 +118,7 @@ pub struct Driver {
     transmitter: Option<Box<Transmitter>>,
     view: View,
     not_understood: u64,
+    recorder: Recorder,
     has_ended: bool,
 }
 
@@ -155,6 +159,7 @@ impl Driver {
             transmitter: None,
             view,
             not_understood: 0,
+            recorder: Recorder::default(),
             has_ended: false,
         })
     }
@@ -312,6 +317,9 @@ impl Driver {
                 // The asker may be gone.
                 answer.send(self.view.clone()).ok();
             }
+            Fact::Record(answer) => {
+                answer.send(self.recorder.recording()).ok();
+            }
         }
     }
 
@@ -393,7 +401,7 @@ impl Driver {
 
     fn handle(&mut self, event: Event) {
         let steps = self.node.demotion().equal_skew;
-        let actions = self.node.handle(clock::now(), event);
+        let actions = self.turn(event);
         if self.node.demotion().equal_skew > steps {
             tracing::warn!(
                 effective_skew = self.node.priority().advskew(),
@@ -402,10 +410,19 @@ impl Driver {
         }
         // A send is answered at once, and the answer asks for nothing more: one event sends one advert.
         if let Some(answer) = self.apply(actions) {
-            let actions = self.node.handle(clock::now(), answer);
+            let actions = self.turn(answer);
             debug_assert!(actions.is_empty(), "{actions:?}");
             self.apply(actions);
         }
+    }
+
+    /// Tells the node a fact, on record.
+    fn turn(&mut self, event: Event) -> Actions {
+        let now = clock::now();
+        self.recorder.before(&self.node);
+        let actions = self.node.handle(now, event);
+        self.recorder.note(now, event, actions);
+        actions
     }
 
     fn apply(&mut self, actions: Actions) -> Option<Event> {

@@ -79,6 +79,10 @@ impl Inspector {
                 Ok(status) => Answer::Status(Box::new(status)),
                 Err(error) => Answer::Error(format!("{error:#}")),
             },
+            Request::Recording {} => match self.recording().await {
+                Ok(lines) => Answer::Recording(lines),
+                Err(error) => Answer::Error(format!("{error:#}")),
+            },
         }
     }
 
@@ -97,15 +101,31 @@ impl Inspector {
     }
 
     async fn view(&self) -> anyhow::Result<View> {
+        self.ask(Fact::Inspect).await
+    }
+
+    /// Asks the heartbeat thread.
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Fact) -> anyhow::Result<T> {
         let (ask, answer) = oneshot::channel();
         let exchange = async {
-            self.facts.send(Fact::Inspect(ask)).await.ok();
+            self.facts.send(question(ask)).await.ok();
             answer.await
         };
         tokio::time::timeout(VIEW_LIMIT, exchange)
             .await
             .context("the heartbeat thread does not answer")?
             .context("the heartbeat thread has ended")
+    }
+
+    async fn recording(&self) -> anyhow::Result<String> {
+        let recording = self.ask(Fact::Record).await?;
+        // Megabytes of text are not written on the thread that everybody else lives on.
+        let written = tokio::task::spawn_blocking(move || {
+            let mut lines = Vec::new();
+            recording.write(&mut lines).map(|()| lines)
+        });
+        let lines = written.await.context("the thread that writes it died")??;
+        String::from_utf8(lines).context("JSON is UTF-8")
     }
 
     async fn status(&self) -> anyhow::Result<Status> {

@@ -21,6 +21,7 @@ pub mod netlink;
 pub mod privileges;
 pub mod promotion;
 pub mod readiness;
+pub mod recorder;
 pub mod secret;
 pub mod signals;
 pub mod state;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use mfs_ha::cli::{Exit, ExitWith as _, Failure, check, decode, metadata, run, status};
+use mfs_ha::cli::{Exit, ExitWith as _, Failure, check, decode, metadata, recording, run, status};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -42,6 +42,10 @@ enum Command {
     Decode(decode::DecodeArgs),
     /// Show what a data directory of MooseFS has, and whether a master can be promoted on it
     Metadata(metadata::MetadataArgs),
+    /// Print what the running daemon was told and decided lately, as JSON lines
+    Recording(recording::RecordingArgs),
+    /// Replay such a recording, and say whether this version decides the same
+    Replay(recording::ReplayArgs),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +67,10 @@ fn dispatch(command: &Command) -> Result<Exit, Failure> {
             decode::run(args, &mut io::BufWriter::new(out), &mut io::stderr()).map(|()| Exit::Ok)
         }
         Command::Metadata(args) => metadata::run(args, &mut io::BufWriter::new(out)),
+        Command::Recording(args) => runtime()?
+            .block_on(recording::run(args, &mut out))
+            .map(|()| Exit::Ok),
+        Command::Replay(args) => recording::replay(args, &mut out).map(|()| Exit::Ok),
         Command::Status(args) => runtime()?
             .block_on(status::run(args, &mut out))
             .map(|()| Exit::Ok),

@@ -45,6 +45,7 @@ const ADVSKEW_MAX: u8 = 254;
 
 /// The master that a backup follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Followed {
     /// Its source address.
     pub source: Ipv4,
@@ -72,6 +73,7 @@ pub enum Decision {
 
 /// The carp-mode election of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Election {
     settings: Settings,
     state: State,

@@ -12,6 +12,8 @@ use crate::time::Timestamp;
     reason = "a node has one of them for life, and there is no allocator"
 )]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub(crate) enum Elector {
     Carp(carp::Election),
     Quorum(quorum::Election),

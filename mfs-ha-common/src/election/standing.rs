@@ -4,6 +4,7 @@ use crate::promotion::Phase;
 
 /// Why a node advertises a worse priority than configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Demotion {
     /// Adverts cannot be sent.
     pub send_failure: bool,
@@ -42,6 +43,7 @@ impl Demotion {
 
 /// What the way into service allows the election.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Standing {
     /// How far the node is in serving.
     pub(crate) phase: Phase,

@@ -13,6 +13,7 @@ const ANNOUNCE_SPACING: Duration = Duration::from_millis(100);
 
 /// When gratuitous ARPs are due (rule E9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Announcements {
     last: Option<Timestamp>,
     due: Option<Timestamp>,

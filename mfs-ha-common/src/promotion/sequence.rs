@@ -24,6 +24,7 @@ const DOUBLINGS_MAX: u8 = 4;
 
 /// The step that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RunningStep {
     /// Which one.
     pub step: Step,
@@ -35,6 +36,7 @@ pub struct RunningStep {
 
 /// How far giving up has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Resignation {
     since: Timestamp,
     /// When the VIP was asked to go.
@@ -47,6 +49,7 @@ struct Resignation {
 
 /// The way into service and out of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Promotion {
     service: Service,
     phase: Phase,

@@ -81,7 +81,6 @@ pub(crate) struct Member {
     pub(crate) role: Role,
     pub(crate) clock: Clock,
     pub(crate) node: Option<Node>,
-    pub(crate) config: Option<NodeConfig>,
     pub(crate) life: u32,
     /// What a sync has brought to disk.
     pub(crate) disk: Durable,
@@ -117,7 +116,6 @@ impl Member {
             role,
             clock: Clock::new(rng, plan.drift_ppm),
             node: None,
-            config: None,
             life: 0,
             disk: Durable::default(),
             older_disk: Durable::default(),

@@ -3,27 +3,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use mfs_ha_common::action::Action;
-use mfs_ha_common::event::Event;
-use mfs_ha_common::node::{Node, NodeConfig};
-use mfs_ha_common::time::Timestamp;
-use serde::{Deserialize, Serialize};
+use mfs_ha_common::node::Node;
+use mfs_ha_common::recording::{Line, Replay, Turn};
 
 use crate::member::Id;
-
-/// One line.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Line {
-    /// A life begins.
-    Node { at: Timestamp, config: NodeConfig },
-    /// A fact and what came of it.
-    Turn {
-        at: Timestamp,
-        event: Event,
-        actions: Vec<Action>,
-    },
-}
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recording {
@@ -31,13 +14,12 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    pub(crate) fn begin(&mut self, id: Id, config: NodeConfig, at: Timestamp) {
-        self.lines.push((id, Line::Node { at, config }));
+    pub(crate) fn begin(&mut self, id: Id, node: Node) {
+        self.lines.push((id, Line::Node(node)));
     }
 
-    pub(crate) fn note(&mut self, id: Id, at: Timestamp, event: Event, actions: &[Action]) {
-        let actions = actions.to_vec();
-        self.lines.push((id, Line::Turn { at, event, actions }));
+    pub(crate) fn note(&mut self, id: Id, turn: Turn) {
+        self.lines.push((id, Line::Turn(turn)));
     }
 
     /// Writes a file for each member into a folder of its own.
@@ -59,23 +41,16 @@ impl Recording {
     }
 }
 
-/// Feeds a recording to nodes made anew. They have to decide as before.
-pub(crate) fn replay(file: &Path) -> usize {
+/// Feeds a recording to the node in it, which has to decide as before. Returns the turns.
+pub(crate) fn replay(file: &Path) -> u64 {
     let text = std::fs::read_to_string(file).expect("the recording can be read");
-    let mut node: Option<Node> = None;
-    let mut turns = 0;
+    let mut replay = Replay::default();
     for (number, line) in text.lines().enumerate() {
-        let line =
-            serde_json::from_str(line).unwrap_or_else(|e| panic!("line {}: {e}", number + 1));
-        match line {
-            Line::Node { at, config } => node = Some(Node::new(config, at)),
-            Line::Turn { at, event, actions } => {
-                let node = node.as_mut().expect("a life begins first");
-                let decided: Vec<Action> = node.handle(at, event).into_iter().collect();
-                assert_eq!(decided, actions, "line {}", number + 1);
-                turns += 1;
-            }
-        }
+        let place = || format!("{} line {}", file.display(), number + 1);
+        let line = serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}", place()));
+        replay
+            .take(line)
+            .unwrap_or_else(|e| panic!("{}: {e}", place()));
     }
-    turns
+    replay.turns()
 }

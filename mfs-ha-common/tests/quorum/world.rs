@@ -13,6 +13,7 @@ use mfs_ha_common::event::Event;
 use mfs_ha_common::heartbeat::Heartbeat;
 use mfs_ha_common::node::Node;
 use mfs_ha_common::promotion::{Phase, Step};
+use mfs_ha_common::recording::Turn;
 use mfs_ha_common::validate::Verified;
 
 use crate::judge::Judge;
@@ -117,8 +118,11 @@ impl World {
         let member = &mut self.members[id];
         let config = member.configure(&plan, seed);
         member.life += 1;
-        member.config = Some(config);
-        member.node = Some(Node::new(config, at));
+        let node = Node::new(config, at);
+        if let Some(recording) = &mut self.recording {
+            recording.begin(id, node.clone());
+        }
+        member.node = Some(node);
         member.inbox.clear();
         member.facts = vec![Event::LinkUp];
         if !member.has_link || member.role == Role::Witness {
@@ -129,9 +133,6 @@ impl World {
         (member.is_storing, member.wanted, member.turn_at) = (false, None, None);
         member.paused_until = now;
         let life = member.life;
-        if let Some(recording) = &mut self.recording {
-            recording.begin(id, config, at);
-        }
         if plan.has_metadata && self.members[id].role == Role::Candidate {
             let at = self.now + self.rng.between(MS, 20 * MS);
             let download = self.members[id].downloads;
@@ -308,10 +309,12 @@ impl World {
             return;
         };
         let before = node.status();
-        let actions: Vec<Action> = node.handle(at, event).into_iter().collect();
+        let decided = node.handle(at, event);
         if let Some(recording) = &mut self.recording {
-            recording.note(id, at, event, &actions);
+            let actions = decided;
+            recording.note(id, Turn { at, event, actions });
         }
+        let actions: Vec<Action> = decided.into_iter().collect();
         Judge::check_turn(self, id, at, event, before, &actions);
         for action in actions {
             self.obey(id, action);

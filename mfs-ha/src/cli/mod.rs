@@ -3,6 +3,7 @@
 pub mod check;
 pub mod decode;
 pub mod metadata;
+pub mod recording;
 pub mod run;
 pub mod status;
 

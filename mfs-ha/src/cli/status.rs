@@ -13,9 +13,9 @@ use crate::control::{self, Answer, Request};
 /// Where sockets are unless configured otherwise.
 const RUN_DIR: &str = "/run/mfs-ha";
 
-/// Arguments of `status`.
+/// Which daemon is asked.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub struct Daemon {
     /// Ask the daemon of this configuration
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["socket", "instance"])]
     config: Option<PathBuf>,
@@ -25,6 +25,13 @@ pub struct StatusArgs {
     /// Ask the daemon of this instance
     #[arg(long, value_name = "NAME", default_value = "default")]
     instance: String,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    daemon: Daemon,
     /// Print the whole document as JSON
     #[arg(long)]
     json: bool,
@@ -35,12 +42,15 @@ pub struct StatusArgs {
 /// # Errors
 /// Nobody answers, or the configuration is wrong.
 pub async fn run(args: &StatusArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let path = socket_path(args)?;
+    let path = args.daemon.socket_path()?;
     let answer = control::ask(&path, Request::Status {})
         .await
         .map_err(unanswered)?;
     let status = match answer {
         Answer::Status(status) => status,
+        Answer::Recording(_) => {
+            return Err(anyhow!("the daemon answers something else")).exit_with(Exit::Failure);
+        }
         Answer::Error(error) => return Err(anyhow!(error)).exit_with(Exit::Failure),
     };
     written_out(if args.json {
@@ -53,7 +63,7 @@ pub async fn run(args: &StatusArgs, out: &mut impl Write) -> Result<(), Failure>
 }
 
 /// Nobody who answers, or somebody who does not answer us.
-fn unanswered(error: anyhow::Error) -> Failure {
+pub(super) fn unanswered(error: anyhow::Error) -> Failure {
     let is_refused = error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
@@ -70,20 +80,26 @@ fn unanswered(error: anyhow::Error) -> Failure {
     }
 }
 
-fn socket_path(args: &StatusArgs) -> Result<PathBuf, Failure> {
-    if let Some(path) = &args.config {
-        let config = Configuration::load(path).exit_with(Exit::Usage)?;
-        return Ok(config.socket_path());
+impl Daemon {
+    /// Returns where it listens.
+    ///
+    /// # Errors
+    /// The configuration or the name is wrong.
+    pub fn socket_path(&self) -> Result<PathBuf, Failure> {
+        if let Some(path) = &self.config {
+            let config = Configuration::load(path).exit_with(Exit::Usage)?;
+            return Ok(config.socket_path());
+        }
+        if let Some(path) = &self.socket {
+            return Ok(path.clone());
+        }
+        if !config::is_instance_name(&self.instance) {
+            return Err(anyhow!(
+                "{:?} is no instance name: 1 to 32 of a-z, 0-9 and -",
+                self.instance
+            ))
+            .exit_with(Exit::Usage);
+        }
+        Ok(config::socket_path(RUN_DIR.as_ref(), &self.instance))
     }
-    if let Some(path) = &args.socket {
-        return Ok(path.clone());
-    }
-    if !config::is_instance_name(&args.instance) {
-        return Err(anyhow!(
-            "{:?} is no instance name: 1 to 32 of a-z, 0-9 and -",
-            args.instance
-        ))
-        .exit_with(Exit::Usage);
-    }
-    Ok(config::socket_path(RUN_DIR.as_ref(), &args.instance))
 }

@@ -8,6 +8,7 @@ use crate::time::Timestamp;
 
 /// A lease that is asked for or held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Lease {
     pub(super) ballot: Ballot,
     /// When it was asked for first.

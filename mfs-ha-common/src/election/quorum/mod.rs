@@ -54,6 +54,7 @@ const SEEN_SPAN: Duration = Duration::from_secs(1);
 
 /// The quorum election of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Election {
     settings: Settings,
     /// This node's place in the member list.

@@ -10,6 +10,7 @@ const DRIFT_SPAN: Duration = Duration::from_secs(10);
 
 /// One other member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Peer {
     pub(super) last: Option<(Heartbeat, Timestamp)>,
     pub(super) round_trip: Option<Duration>,

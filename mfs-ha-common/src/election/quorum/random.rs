@@ -4,6 +4,7 @@ use core::time::Duration;
 
 /// SplitMix64: no secret rests on it, it only keeps candidates from walking in step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Random(u64);
 
 impl Random {

@@ -12,9 +12,10 @@ use crate::time::Timestamp;
 const LATE_SPAN: Duration = Duration::from_secs(10);
 
 /// Rounds that are remembered: an answer comes after two or three.
-const REMEMBERED: usize = 64;
+const REMEMBERED: usize = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Rounds {
     stamp: Stamp,
     sent: [Timestamp; REMEMBERED],
@@ -131,8 +132,8 @@ mod tests {
         }
         assert_eq!(rounds.stamp(), stamp(100));
         assert_eq!(rounds.sent_at(stamp(100)), Some(START.after(H * 99)));
-        assert_eq!(rounds.sent_at(stamp(37)), Some(START.after(H * 36)));
-        assert_eq!(rounds.sent_at(stamp(36)), None, "forgotten");
+        assert_eq!(rounds.sent_at(stamp(69)), Some(START.after(H * 68)));
+        assert_eq!(rounds.sent_at(stamp(68)), None, "forgotten");
         assert_eq!(rounds.sent_at(stamp(101)), None, "not sent");
         assert_eq!(
             rounds.sent_at(Stamp {

@@ -93,6 +93,8 @@ impl Obstacle {
 
 /// Why a voter does not grant what it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Refusal {
     /// It started less than T ago, and may have granted something just before (rule L1).
     Started,

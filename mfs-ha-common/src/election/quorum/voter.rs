@@ -12,6 +12,7 @@ use crate::time::Timestamp;
 
 /// A grant in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Live {
     grant: Grant,
     until: Timestamp,
@@ -41,6 +42,7 @@ pub(super) enum Answer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Voter {
     live: Option<Live>,
     pending: Option<Grant>,
