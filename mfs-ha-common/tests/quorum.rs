@@ -1,7 +1,7 @@
 //! The very node that ships, several of them, under a network, clocks, disks and processes that misbehave.
 //!
-//! `MFS_HA_SEEDS` sets how many seeds are run, `MFS_HA_SEED` a single one. A failure names its seed and leaves a
-//! recording that replays: `MFS_HA_REPLAY=FOLDER cargo test -p mfs-ha-common --test quorum replay`.
+//! `MFS_HA_SEEDS` sets how many seeds are run, `MFS_HA_SEED` a single one; with `MFS_HA_GROWS` every cluster gets new
+//! members. A failure names its seed and leaves a recording that replays: `MFS_HA_REPLAY=FOLDER cargo test -p mfs-ha-common --test quorum replay`.
 
 #[path = "quorum/judge.rs"]
 mod judge;

@@ -99,7 +99,7 @@ impl Plan {
             has_metadata: rng.percent(60),
             drift_ppm: if rng.percent(70) { 10_000 } else { 0 },
             calm: Conditions::calm(rng),
-            grows: rng.percent(12),
+            grows: rng.percent(12) || std::env::var_os("MFS_HA_GROWS").is_some(),
             rolls_back: rng.percent(5),
             stormy: if is_fast { 3 * SECOND } else { 7 * SECOND },
             quiet: if is_fast { SECOND } else { 3 * SECOND },

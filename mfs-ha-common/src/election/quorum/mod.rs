@@ -231,6 +231,8 @@ impl Election {
     }
 
     pub(crate) const fn service_began(&mut self, now: Timestamp) {
+        // The second try of rule L1d may come to this within the hold-down of the first.
+        self.hold_down = now;
         self.end_failure();
         self.active_since = Some(now);
     }
