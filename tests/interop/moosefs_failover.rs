@@ -14,6 +14,7 @@ use mfs_ha_lab::oracle::client::ClientOptions;
 use mfs_ha_lab::oracle::report::Report;
 use mfs_ha_lab::oracle::trial::{Fault, Patience, Strike, complete, strike};
 use mfs_ha_lab::serial;
+use mfs_ha_lab::software::moosefs::Mode;
 use mfs_ha_lab::software::moosefs::cluster::{Cluster, SETTLE};
 
 /// Far more than a failover may take; how fast it was is printed and compared elsewhere.
@@ -33,7 +34,7 @@ fn runs(short: usize, long: usize) -> usize {
 
 /// A segment at work.
 fn cluster() -> Cluster {
-    let mut cluster = Cluster::new().unwrap();
+    let mut cluster = Cluster::new(Mode::Carp).unwrap();
     cluster.start_all().unwrap();
     cluster.start_client(ClientOptions::default()).unwrap();
     cluster

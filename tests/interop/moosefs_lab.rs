@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mfs_ha_lab::oracle::client::ClientOptions;
 use mfs_ha_lab::oracle::trial::{Fault, Mark, Patience, Strike, audit, observe};
 use mfs_ha_lab::serial;
+use mfs_ha_lab::software::moosefs::Mode;
 use mfs_ha_lab::software::moosefs::cluster::{Cluster, SETTLE};
 use mfs_ha_lab::software::moosefs::node::kill_master;
 use mfs_ha_lab::wait::observe_for;
@@ -20,7 +21,7 @@ const PATIENCE: Patience = Patience {
 
 /// One master on n1, chunkservers and a client at work.
 fn one_master() -> Cluster {
-    let mut cluster = Cluster::new().unwrap();
+    let mut cluster = Cluster::new(Mode::Carp).unwrap();
     cluster.start_master_by_hand(1).unwrap();
     assert_eq!(cluster.wait_serving(SETTLE).unwrap(), 1);
     cluster.wait_chunkservers(1, SETTLE).unwrap();

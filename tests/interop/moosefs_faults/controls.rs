@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use mfs_ha_lab::serial;
 use mfs_ha_lab::software::moosefs::CLIENT;
+use mfs_ha_lab::software::moosefs::Mode;
 use mfs_ha_lab::software::moosefs::cluster::{Cluster, SETTLE};
 use mfs_ha_lab::software::moosefs::mount::Mount;
 use mfs_ha_lab::software::moosefs::node::kill_master;
@@ -35,7 +36,7 @@ impl Bench {
     /// A master on n1 with a file named `first0`.
     fn new() -> Self {
         let mut bench = Self {
-            cluster: Cluster::new().unwrap(),
+            cluster: Cluster::new(Mode::Carp).unwrap(),
             mounts: 0,
         };
         bench.cluster.start_master_by_hand(1).unwrap();

@@ -13,6 +13,7 @@ use mfs_ha_lab::oracle::trial::{Fault, Mark, Patience, Strike, audit, observe};
 use mfs_ha_lab::requirements::find_tool;
 use mfs_ha_lab::software::mfsha::{set_key, text_at};
 use mfs_ha_lab::software::moosefs::CLIENT;
+use mfs_ha_lab::software::moosefs::Mode;
 use mfs_ha_lab::software::moosefs::cluster::{Cluster, SETTLE};
 use mfs_ha_lab::wait::{wait_until, wait_until_every};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -66,7 +67,7 @@ impl Scene {
     pub(crate) fn new(prepare: impl FnOnce(&mut Self)) -> Self {
         let mut scene = Self {
             disks: Vec::new(),
-            cluster: Cluster::new().unwrap(),
+            cluster: Cluster::new(Mode::Carp).unwrap(),
         };
         for node in NODES {
             for (name, key) in PROGRAMS {

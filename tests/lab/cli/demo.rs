@@ -10,8 +10,8 @@ use mfs_ha_lab::oracle::client::ClientOptions;
 use mfs_ha_lab::oracle::report::Report;
 use mfs_ha_lab::oracle::trial::{Fault, Patience, complete, conclude};
 use mfs_ha_lab::requirements::{lab_binary, mfs_ha_binary, require_root};
-use mfs_ha_lab::software::moosefs::check_installed;
 use mfs_ha_lab::software::moosefs::cluster::Cluster;
+use mfs_ha_lab::software::moosefs::{Mode, check_installed};
 use mfs_ha_lab::wait::{end_waits_on_signals, interrupted};
 use serde_json::{Value, json};
 
@@ -78,6 +78,7 @@ const FIGURES: [Figure; 7] = [
 ];
 
 pub(crate) fn run(
+    mode: Mode,
     fault: Fault,
     runs: u32,
     client: ClientOptions,
@@ -91,7 +92,8 @@ pub(crate) fn run(
     let mut reports = Vec::new();
     while reports.len() < usize::try_from(runs)? {
         let left = runs - u32::try_from(reports.len())?;
-        one_lab(fault, left.min(RUNS_PER_LAB), client, as_json, &mut reports)?;
+        let runs = left.min(RUNS_PER_LAB);
+        one_lab(mode, fault, runs, client, as_json, &mut reports)?;
     }
     if as_json {
         println!("{:#}", document(fault, &reports));
@@ -113,6 +115,7 @@ pub(crate) fn run(
 }
 
 fn one_lab(
+    mode: Mode,
     fault: Fault,
     runs: u32,
     client: ClientOptions,
@@ -124,13 +127,21 @@ fn one_lab(
             println!("{text}");
         }
     };
-    say("three nodes with mfs-ha and MooseFS, two chunkservers, one client: starting (about 20 s)");
-    let mut cluster = Cluster::new()?;
+    say(&format!(
+        "{}, two chunkservers, one client: starting (about 20 s)",
+        match mode {
+            Mode::Quorum => "three nodes with mfs-ha and MooseFS, of which two must agree",
+            Mode::Witness =>
+                "two nodes with mfs-ha and MooseFS and a witness, of which two must agree",
+            Mode::Carp => "three nodes with mfs-ha and MooseFS in carp mode",
+        }
+    ));
+    let mut cluster = Cluster::new(mode)?;
     let outcome = (|| {
         cluster.start_all()?;
         cluster.start_client(client)?;
         say(&format!(
-            "n1 serves, n2 and n3 are ready; {} writers and {} readers are at work",
+            "n1 serves, the others are ready; {} writers and {} readers are at work",
             client.writers, client.readers
         ));
         for _ in 0..runs {
@@ -285,7 +296,9 @@ fn recipe_vip(fault: Fault) -> &'static str {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => "2810 [2350..3080], once 11270",
         Fault::MasterCrash => "never notices",
         Fault::Graceful => "3290 [3290..3430]",
-        Fault::DaemonKill | Fault::DaemonFreeze => "not measured",
+        Fault::DaemonKill | Fault::DaemonFreeze | Fault::Partition | Fault::Mute | Fault::Deaf => {
+            "not measured"
+        }
     }
 }
 
@@ -294,7 +307,9 @@ fn recipe_listen(fault: Fault) -> &'static str {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => "8480 [7080..15870]; 1 of 17: never",
         Fault::MasterCrash => "never",
         Fault::Graceful => "10090 [9140..12980]",
-        Fault::DaemonKill | Fault::DaemonFreeze => "not measured",
+        Fault::DaemonKill | Fault::DaemonFreeze | Fault::Partition | Fault::Mute | Fault::Deaf => {
+            "not measured"
+        }
     }
 }
 
@@ -303,7 +318,9 @@ fn recipe_write(fault: Fault) -> &'static str {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => "9480 [9080..16700]; 1 of 17: never",
         Fault::MasterCrash => "never",
         Fault::Graceful => "10980, 11070; once 745 files rolled back",
-        Fault::DaemonKill | Fault::DaemonFreeze => "not measured",
+        Fault::DaemonKill | Fault::DaemonFreeze | Fault::Partition | Fault::Mute | Fault::Deaf => {
+            "not measured"
+        }
     }
 }
 
@@ -312,6 +329,8 @@ fn recipe_read(fault: Fault) -> &'static str {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => "[9450..19500]",
         Fault::MasterCrash => "never",
         Fault::Graceful => "10980, 11070",
-        Fault::DaemonKill | Fault::DaemonFreeze => "not measured",
+        Fault::DaemonKill | Fault::DaemonFreeze | Fault::Partition | Fault::Mute | Fault::Deaf => {
+            "not measured"
+        }
     }
 }

@@ -14,6 +14,7 @@ use mfs_ha_lab::oracle::client::ClientOptions;
 use mfs_ha_lab::oracle::trial::Fault;
 use mfs_ha_lab::oracle::worker::{self, Work};
 use mfs_ha_lab::software::Software;
+use mfs_ha_lab::software::moosefs::Mode;
 
 use self::persistent::Plan;
 
@@ -38,6 +39,9 @@ enum Command {
         /// Three nodes with mfs-ha in charge of MooseFS, two chunkservers c1 and c2, a client cl with a mount
         #[arg(long, conflicts_with_all = ["nodes", "software"])]
         moosefs: bool,
+        /// How the nodes with MooseFS decide who serves
+        #[arg(long, value_enum, default_value_t = Mode::Quorum, requires = "moosefs")]
+        mode: Mode,
     },
     /// Removes the segment and everything on it; does nothing when there is none
     Down,
@@ -47,8 +51,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Runs a command on a node (n1, n2, …), the observer (ob), the switch (sw), a chunkserver (c1, c2) or the client
-    /// (cl), where the file system is mounted
+    /// Runs a command on a node (n1, n2, …), the observer (ob), the switch (sw), a chunkserver (c1, c2), the witness (w)
+    /// or the client (cl), where the file system is mounted
     Exec {
         /// Where
         node: String,
@@ -70,6 +74,9 @@ enum Command {
         /// What is done to the serving node
         #[arg(long, value_enum, default_value_t = Fault::NodeDeath, conflicts_with = "plain")]
         fault: Fault,
+        /// How the nodes decide who serves
+        #[arg(long, value_enum, default_value_t = Mode::Quorum, conflicts_with = "plain")]
+        mode: Mode,
         /// Threads of the client that make files
         #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64), conflicts_with = "plain")]
         writers: u8,
@@ -99,7 +106,11 @@ enum Oracle {
 /// When the machine lacks something or the lab does not work; verdicts are exit codes.
 pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
-        Command::Up { moosefs: true, .. } => persistent::up(Plan::MOOSEFS),
+        Command::Up {
+            moosefs: true,
+            mode,
+            ..
+        } => persistent::up(Plan::moosefs(mode)),
         Command::Up {
             nodes, software, ..
         } => persistent::up(Plan::plain(nodes, software)),
@@ -126,6 +137,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
             json,
             runs,
             fault,
+            mode,
             writers,
             readers,
             ..
@@ -134,7 +146,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
                 writers: usize::from(writers),
                 readers: usize::from(readers),
             };
-            demo::run(fault, runs, client, json)
+            demo::run(mode, fault, runs, client, json)
         }
     }
 }
@@ -160,7 +172,9 @@ mod tests {
             "--json"
         ]));
         assert!(parses(&["demo", "--plain", "--software", "ucarp"]));
+        assert!(parses(&["demo", "--mode", "carp", "--fault", "partition"]));
         assert!(parses(&["up", "--moosefs"]));
+        assert!(parses(&["up", "--moosefs", "--mode", "witness"]));
     }
 
     #[test]
@@ -168,6 +182,8 @@ mod tests {
         assert!(!parses(&["demo", "--software", "ucarp"]));
         assert!(!parses(&["demo", "--plain", "--fault", "graceful"]));
         assert!(!parses(&["up", "--moosefs", "--nodes", "2"]));
+        assert!(!parses(&["up", "--mode", "carp"]));
+        assert!(!parses(&["demo", "--plain", "--mode", "quorum"]));
         assert!(!parses(&["demo", "--runs", "0"]));
     }
 }

@@ -17,6 +17,7 @@ use mfs_ha_lab::net::netns::{Namespace, processes_where, remove_all, remove_tree
 use mfs_ha_lab::net::topology::{Node, Shape, Topology};
 use mfs_ha_lab::requirements::require_root;
 use mfs_ha_lab::software::mfsha::{configuration_path, status_of};
+use mfs_ha_lab::software::moosefs::Mode;
 use mfs_ha_lab::software::ucarp::{UcarpState, state_in_log};
 use mfs_ha_lab::software::{Daemon, Software, moosefs, write_file};
 use mfs_ha_lab::wait::{end_waits_on_signals, observe_for, wait_until};
@@ -39,40 +40,40 @@ const LISTEN: Duration = Duration::from_millis(300);
 pub(crate) struct Plan {
     nodes: usize,
     software: Software,
-    /// Whether the nodes are in charge of MooseFS, with chunkservers and a client beside them.
-    moosefs: bool,
+    /// How they decide who serves, where they are in charge of MooseFS, with chunkservers and a client beside them.
+    moosefs: Option<Mode>,
 }
 
 impl Plan {
-    /// Three nodes with MooseFS.
-    pub(crate) const MOOSEFS: Self = Self {
-        nodes: 3,
-        software: Software::MfsHa,
-        moosefs: true,
-    };
+    /// Nodes with MooseFS.
+    pub(crate) fn moosefs(mode: Mode) -> Self {
+        Self {
+            nodes: if mode == Mode::Witness { 2 } else { 3 },
+            software: Software::MfsHa,
+            moosefs: Some(mode),
+        }
+    }
 
     /// Nothing but a VIP.
     pub(crate) fn plain(nodes: usize, software: Software) -> Self {
         Self {
             nodes,
             software,
-            moosefs: false,
+            moosefs: None,
         }
     }
 
     fn shape(self) -> Shape {
-        if self.moosefs {
-            moosefs::SHAPE
-        } else {
-            Shape::from(self.nodes)
-        }
+        self.moosefs
+            .map_or_else(|| Shape::from(self.nodes), Mode::shape)
     }
 
     fn name(self) -> &'static str {
-        if self.moosefs {
-            "mfs-ha with MooseFS"
-        } else {
-            self.software.name()
+        match self.moosefs {
+            Some(Mode::Quorum) => "mfs-ha with MooseFS, three candidates",
+            Some(Mode::Witness) => "mfs-ha with MooseFS, two candidates and a witness",
+            Some(Mode::Carp) => "mfs-ha with MooseFS, no majority",
+            None => self.software.name(),
         }
     }
 }
@@ -88,7 +89,7 @@ struct State {
 pub(crate) fn up(plan: Plan) -> Result<ExitCode> {
     require_root()?;
     plan.software.check_installed()?;
-    if plan.moosefs {
+    if plan.moosefs.is_some() {
         moosefs::check_installed()?;
     }
     let _lock = lock()?;
@@ -120,8 +121,8 @@ fn build(plan: Plan) -> Result<()> {
     let topology = Topology::persistent(PREFIX, Path::new(DIRECTORY), plan.shape())?;
     let mut daemons = Vec::new();
     let mut mount = None;
-    if plan.moosefs {
-        mount = Some(persistent_moosefs::build(&topology)?);
+    if let Some(mode) = plan.moosefs {
+        mount = Some(persistent_moosefs::build(&topology, mode)?);
     } else {
         for node in topology.nodes() {
             daemons.push(Daemon::start(&topology, node.index, plan.software, true)?);
@@ -187,7 +188,7 @@ pub(crate) fn status(as_json: bool) -> Result<ExitCode> {
         .iter()
         .map(|node| {
             let mut found = describe(node, plan.software)?;
-            if plan.moosefs {
+            if plan.moosefs.is_some() {
                 let moosefs = persistent_moosefs::describe_node(&topology, node.index)?;
                 found["moosefs"] = moosefs;
             }
@@ -211,7 +212,7 @@ pub(crate) fn status(as_json: bool) -> Result<ExitCode> {
         println!("{document:#}");
     } else {
         print_table(&document);
-        if plan.moosefs {
+        if plan.moosefs.is_some() {
             persistent_moosefs::print_tables(&document["nodes"], &document["hosts"]);
         }
     }

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use mfs_ha_lab::net::topology::Topology;
-use mfs_ha_lab::software::mfsha::{MfsHa, configuration_path, status_of};
+use mfs_ha_lab::software::mfsha::{MfsHa, WITNESS, configuration_path, status_of};
 use mfs_ha_lab::software::moosefs::cluster::{
     SETTLE, is_ready, node_options, start_chunkservers, write_nodes,
 };
 use mfs_ha_lab::software::moosefs::files::NodeFiles;
 use mfs_ha_lab::software::moosefs::mount::{Mount, is_mounted};
 use mfs_ha_lab::software::moosefs::node::{master_pid, metalogger_pid};
-use mfs_ha_lab::software::moosefs::{CLIENT, CLIENT_PORT};
+use mfs_ha_lab::software::moosefs::{CLIENT, CLIENT_PORT, Mode};
 use mfs_ha_lab::wait::{wait_until, wait_until_every};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -26,13 +26,18 @@ fn mount_point(directory: &Path) -> std::path::PathBuf {
 }
 
 /// Starts everything on a segment that was just built and returns the pid of the client's mount.
-pub(super) fn build(topology: &Topology) -> Result<i32> {
-    let files = write_nodes(topology, true)?;
+pub(super) fn build(topology: &Topology, mode: Mode) -> Result<i32> {
+    let files = write_nodes(topology, mode, true)?;
     start_chunkservers(topology, true)?;
+    if mode == Mode::Witness {
+        let timing = mode.timing().context("a witness without a lease")?;
+        MfsHa::start_witness(topology, WITNESS, timing, true)?;
+    }
     for (node, files) in topology.nodes().iter().zip(&files) {
-        let options = node_options(node, files, true)?;
+        let options = node_options(node, files, mode, true)?;
         let mut daemon = MfsHa::start(topology, node.index, &options)?;
-        if node.index == 1 {
+        // A majority has to agree before anybody serves.
+        if node.index == 1 && mode == Mode::Carp {
             let filter = format!("sport = :{CLIENT_PORT}");
             wait_until("mfsmaster to listen on n1", SETTLE, || {
                 daemon.process().check_running()?;

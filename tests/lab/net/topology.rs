@@ -2,6 +2,8 @@
 //!
 //! Not responsible for what runs on the nodes, except that nothing survives a topology that is dropped.
 
+mod links;
+
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+pub use self::links::Traffic;
 use super::netns::{self, Namespace, ephemeral_prefix, remove_leftovers};
 use super::packet::Mac;
 use crate::requirements::{BASE_TOOLS, require_root, require_tools};
@@ -302,53 +305,6 @@ impl Topology {
         self.nodes.iter().find(|node| node.mac == mac)
     }
 
-    /// Takes the bridge's port of a node down: the node loses its carrier.
-    ///
-    /// # Errors
-    /// When `ip` fails.
-    pub fn port_down(&self, index: usize) -> Result<()> {
-        self.switch
-            .run("ip", &["link", "set", &port(index), "down"])
-            .map(drop)
-    }
-
-    /// Brings the bridge's port of a node back up.
-    ///
-    /// # Errors
-    /// When `ip` fails.
-    pub fn port_up(&self, index: usize) -> Result<()> {
-        self.switch
-            .run("ip", &["link", "set", &port(index), "up"])
-            .map(drop)
-    }
-
-    /// Deletes a node's eth0, as a removed network card would.
-    ///
-    /// # Errors
-    /// When `ip` fails.
-    pub fn delete_interface(&self, index: usize) -> Result<()> {
-        self.node(index)?
-            .namespace
-            .run("ip", &["link", "del", "eth0"])
-            .map(drop)
-    }
-
-    /// Makes a node's eth0 again after [`Self::delete_interface`], with the same addresses.
-    ///
-    /// # Errors
-    /// When `ip` fails.
-    pub fn recreate_interface(&self, index: usize) -> Result<()> {
-        self.connect_node(self.node(index)?, "")
-    }
-
-    /// As [`Self::recreate_interface`], with a number chosen: that of the old one, for example.
-    ///
-    /// # Errors
-    /// When `ip` fails, or the number is taken.
-    pub fn recreate_interface_as(&self, index: usize, number: u64) -> Result<()> {
-        self.connect_node(self.node(index)?, &format!("index {number}"))
-    }
-
     /// Removes the VIP from a node by hand, as an operator would after kill -9. Absence is success.
     ///
     /// # Errors
@@ -379,7 +335,9 @@ impl Topology {
         let pins = self
             .nodes
             .iter()
-            .map(|node| netns::remove_pins(&self.instance(node.index)));
+            .map(|node| self.instance(node.index))
+            .chain(self.hosts.iter().map(|host| self.host_instance(host.name)))
+            .map(|instance| netns::remove_pins(&instance));
         // Folding, unlike collecting, goes on after a failure.
         namespaces.chain(pins).fold(Ok(()), Result::and)
     }
@@ -387,6 +345,11 @@ impl Topology {
     /// The mfs-ha instance name of a node.
     pub fn instance(&self, index: usize) -> String {
         format!("{}-n{index}", self.prefix)
+    }
+
+    /// The mfs-ha instance name of a host, should it be a witness.
+    pub fn host_instance(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
     }
 
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {

@@ -14,7 +14,7 @@ use super::report::{Report, steps_of};
 use crate::judge::ports::PortAnswer;
 use crate::scenario::Arena;
 use crate::software::mfsha::MfsHa;
-use crate::software::moosefs::cluster::{Cluster, SETTLE};
+use crate::software::moosefs::cluster::{Cluster, Direction, SETTLE};
 use crate::software::moosefs::node::kill_master;
 use crate::wait::{interrupted, observe_for, wait_until};
 
@@ -41,6 +41,14 @@ pub enum Fault {
     DaemonFreeze,
     /// mfs-ha is asked to end.
     Graceful,
+    /// The node and the other voters do not hear each other, while all hear clients and chunkservers.
+    Partition,
+    /// The other voters do not hear the node.
+    #[value(skip)]
+    Mute,
+    /// The node does not hear the other voters.
+    #[value(skip)]
+    Deaf,
 }
 
 impl Fault {
@@ -53,6 +61,9 @@ impl Fault {
             Self::DaemonKill => "daemon-kill",
             Self::DaemonFreeze => "daemon-freeze",
             Self::Graceful => "graceful",
+            Self::Partition => "partition",
+            Self::Mute => "mute",
+            Self::Deaf => "deaf",
         }
     }
 
@@ -170,6 +181,9 @@ fn inflict(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
         Fault::DaemonKill => cluster.daemon(node)?.process().signal(Signal::SIGKILL),
         Fault::DaemonFreeze => cluster.daemon(node)?.process().signal(Signal::SIGSTOP),
         Fault::Graceful => cluster.daemon(node)?.process().signal(Signal::SIGTERM),
+        Fault::Partition => cluster.cut_off(node, Direction::Both),
+        Fault::Mute => cluster.cut_off(node, Direction::Out),
+        Fault::Deaf => cluster.cut_off(node, Direction::In),
     }
 }
 
@@ -393,6 +407,7 @@ fn restore(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
     match fault {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => drop(cluster.bring_back(node)?),
         Fault::MasterCrash => {}
+        Fault::Partition | Fault::Mute | Fault::Deaf => cluster.arena().topology().heal()?,
         Fault::DaemonFreeze => cluster.daemon(node)?.process().signal(Signal::SIGCONT)?,
         Fault::DaemonKill | Fault::Graceful => {
             cluster.daemon(node)?.process().wait(SETTLE)?;

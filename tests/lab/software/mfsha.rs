@@ -1,23 +1,24 @@
 //! mfs-ha on a node, known here only by its command line, configuration file and status document.
 
+mod configuration;
+
 use std::ffi::OsStr;
-use std::fs;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use serde::Serialize;
 use serde_json::Value;
 
+pub use self::configuration::{
+    MfsHaOptions, MooseFsOptions, QuorumTiming, WITNESS, configuration_path, configure,
+    configure_witness, set_key,
+};
 use super::process::{Launch, Supervised};
-use super::write_file;
 use crate::net::netns::Namespace;
 use crate::net::topology::Topology;
 use crate::requirements::mfs_ha_binary;
 use crate::wait::wait_until_every;
-use crate::{PASSWORD, PREFIX_LENGTH, VHID, VIP};
 
 /// Seconds after which a `status` command that got no answer is ended.
 const STATUS_LIMIT_S: &str = "5";
@@ -25,92 +26,6 @@ const STATUS_LIMIT_S: &str = "5";
 const COMMAND_LIMIT_S: &str = "20";
 /// Each look at the status costs three processes.
 const STATUS_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How mfs-ha is configured.
-#[derive(Clone, Debug)]
-pub struct MfsHaOptions {
-    /// Seconds between adverts; 0 for sub-second timing.
-    pub advbase: u8,
-    /// 1/256 seconds on top.
-    pub advskew: u8,
-    /// Whether it displaces a worse master.
-    pub preempt: bool,
-    /// CARP password.
-    pub password: String,
-    /// Addresses of the other nodes; empty leaves the key out.
-    pub peers: Vec<Ipv4Addr>,
-    /// The up hook.
-    pub up: Option<PathBuf>,
-    /// The down hook.
-    pub down: Option<PathBuf>,
-    /// Time limit of a hook.
-    pub hook_timeout_ms: u64,
-    /// Whether it goes on when this process ends.
-    pub outlives_us: bool,
-    /// The MooseFS programs that it is in charge of; without them it is a plain CARP daemon.
-    pub moosefs: Option<MooseFsOptions>,
-}
-
-/// Where the MooseFS programs of a node have their configurations.
-#[derive(Clone, Debug, Serialize)]
-pub struct MooseFsOptions {
-    /// That of mfsmaster.
-    pub master_config: PathBuf,
-    /// That of mfsmetalogger.
-    pub metalogger_config: PathBuf,
-}
-
-impl MfsHaOptions {
-    /// Timing as given, everything else as a plain configuration would have it.
-    pub fn with_timing(advbase: u8, advskew: u8) -> Self {
-        Self {
-            advbase,
-            advskew,
-            preempt: false,
-            password: PASSWORD.to_owned(),
-            peers: Vec::new(),
-            up: None,
-            down: None,
-            hook_timeout_ms: 60_000,
-            outlives_us: false,
-            moosefs: None,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Configuration {
-    instance: String,
-    interface: &'static str,
-    source: String,
-    vip: String,
-    run_dir: PathBuf,
-    carp: Carp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hooks: Option<Hooks>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    moosefs: Option<MooseFsOptions>,
-}
-
-#[derive(Serialize)]
-struct Carp {
-    vhid: u8,
-    password_file: PathBuf,
-    advbase: u8,
-    advskew: u8,
-    preempt: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    peers: Vec<Ipv4Addr>,
-}
-
-#[derive(Serialize)]
-struct Hooks {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    up: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    down: Option<PathBuf>,
-    timeout_ms: u64,
-}
 
 /// A running mfs-ha.
 #[derive(Debug)]
@@ -126,7 +41,9 @@ impl MfsHa {
     /// When the daemon is not built or cannot be started.
     pub fn start(topology: &Topology, node: usize, options: &MfsHaOptions) -> Result<Self> {
         let configuration = configure(topology, node, options)?;
-        Self::launch(topology, node, configuration, options.outlives_us)
+        let node = topology.node(node)?;
+        let name = format!("n{}", node.index);
+        Self::launch(&name, &node.namespace, configuration, options.outlives_us)
     }
 
     /// Starts `mfs-ha run` on a node with a configuration that was written before.
@@ -138,21 +55,37 @@ impl MfsHa {
         node: usize,
         configuration: &Path,
     ) -> Result<Self> {
-        Self::launch(topology, node, configuration.to_owned(), false)
+        let node = topology.node(node)?;
+        let name = format!("n{}", node.index);
+        Self::launch(&name, &node.namespace, configuration.to_owned(), false)
+    }
+
+    /// Writes the configuration of a witness and starts `mfs-ha run` there.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_witness(
+        topology: &Topology,
+        name: &str,
+        timing: QuorumTiming,
+        outlives_us: bool,
+    ) -> Result<Self> {
+        let host = topology.host(name)?;
+        let configuration = configure_witness(topology, host, timing)?;
+        Self::launch(name, &host.namespace, configuration, outlives_us)
     }
 
     fn launch(
-        topology: &Topology,
-        node: usize,
+        name: &str,
+        namespace: &Namespace,
         configuration: PathBuf,
         outlives_us: bool,
     ) -> Result<Self> {
         let binary = mfs_ha_binary()?;
-        let node = topology.node(node)?;
         let log = configuration.with_extension("log");
-        let mut launch = Launch::new(&format!("mfs-ha on n{}", node.index), &log, binary)
+        let mut launch = Launch::new(&format!("mfs-ha on {name}"), &log, binary)
             .args([Path::new("run"), Path::new("-c"), &configuration])
-            .inside(&node.namespace);
+            .inside(namespace);
         if outlives_us {
             launch = launch.outliving_us();
         }
@@ -279,68 +212,6 @@ impl MfsHa {
     }
 }
 
-/// Writes the configuration and the secret of a node and returns the path of the former.
-///
-/// # Errors
-/// When a file cannot be written.
-pub fn configure(topology: &Topology, node: usize, options: &MfsHaOptions) -> Result<PathBuf> {
-    let directory = topology.directory();
-    let run_dir = directory.join("run");
-    fs::create_dir_all(&run_dir).with_context(|| format!("make {}", run_dir.display()))?;
-    let node = topology.node(node)?;
-    let secret = directory.join(format!("n{}.mfs-ha.secret", node.index));
-    write_file(&secret, 0o600, &format!("{}\n", options.password))?;
-    let hooks = (options.up.is_some() || options.down.is_some()).then(|| Hooks {
-        up: options.up.clone(),
-        down: options.down.clone(),
-        timeout_ms: options.hook_timeout_ms,
-    });
-    let configuration = Configuration {
-        instance: topology.instance(node.index),
-        interface: "eth0",
-        source: node.address.to_string(),
-        vip: format!("{VIP}/{PREFIX_LENGTH}"),
-        run_dir,
-        carp: Carp {
-            vhid: VHID,
-            password_file: secret,
-            advbase: options.advbase,
-            advskew: options.advskew,
-            preempt: options.preempt,
-            peers: options.peers.clone(),
-        },
-        hooks,
-        moosefs: options.moosefs.clone(),
-    };
-    let path = configuration_path(directory, node.index);
-    let text = toml::to_string(&configuration).context("write the configuration as TOML")?;
-    write_file(&path, 0o644, &text)?;
-    Ok(path)
-}
-
-/// Sets one key of a configuration, named as `key` or `table.key`.
-///
-/// # Errors
-/// When the file cannot be read or written, or is no TOML.
-pub fn set_key(configuration: &Path, key: &str, value: impl Into<toml::Value>) -> Result<()> {
-    let text = fs::read_to_string(configuration)
-        .with_context(|| format!("read {}", configuration.display()))?;
-    let mut document: toml::Table = text.parse().context("read a configuration as TOML")?;
-    let (table, key) = match key.split_once('.') {
-        Some((name, key)) => {
-            let table = document
-                .entry(name)
-                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
-            let table = table.as_table_mut();
-            (table.with_context(|| format!("{name} is no table"))?, key)
-        }
-        None => (&mut document, key),
-    };
-    table.insert(key.to_owned(), value.into());
-    let text = toml::to_string(&document).context("write a configuration as TOML")?;
-    write_file(configuration, 0o644, &text)
-}
-
 /// How a command of mfs-ha ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -388,11 +259,6 @@ pub fn invoke_program<A: AsRef<OsStr>>(
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
-}
-
-/// Where the configuration of a node is.
-pub fn configuration_path(directory: &Path, node: usize) -> PathBuf {
-    directory.join(format!("n{node}.mfs-ha.toml"))
 }
 
 /// Asks the daemon of a configuration for its status document.
@@ -443,44 +309,6 @@ pub fn number_at(document: &Value, pointer: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_configuration_is_toml_with_only_known_keys() {
-        let directory = tempfile::tempdir().unwrap();
-        let topology = Topology::attach("mh1-0", directory.path(), 2).unwrap();
-        let mut options = MfsHaOptions::with_timing(0, 20);
-        options.up = Some(PathBuf::from("/x/up"));
-        options.moosefs = Some(MooseFsOptions {
-            master_config: PathBuf::from("/x/mfsmaster.cfg"),
-            metalogger_config: PathBuf::from("/x/mfsmetalogger.cfg"),
-        });
-        let path = configure(&topology, 2, &options).unwrap();
-        let text = fs::read_to_string(path).unwrap();
-        let table: toml::Table = text.parse().unwrap();
-        assert_eq!(table["instance"].as_str(), Some("mh1-0-n2"));
-        assert_eq!(table["source"].as_str(), Some("10.77.0.2"));
-        assert_eq!(table["vip"].as_str(), Some("10.77.0.100/24"));
-        assert_eq!(table["carp"]["advskew"].as_integer(), Some(20));
-        assert_eq!(table["hooks"]["up"].as_str(), Some("/x/up"));
-        assert!(table["hooks"].get("down").is_none());
-        let master = table["moosefs"]["master_config"].as_str();
-        assert_eq!(master, Some("/x/mfsmaster.cfg"));
-    }
-
-    #[test]
-    fn keys_are_set_wherever_they_stand() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("x.toml");
-        fs::write(&path, "vip = \"a\"\n[carp]\nvhid = 1\n").unwrap();
-        set_key(&path, "vip", "b").unwrap();
-        set_key(&path, "carp.vhid", 2).unwrap();
-        set_key(&path, "hooks.timeout_ms", 3).unwrap();
-        let table: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
-        assert_eq!(table["vip"].as_str(), Some("b"));
-        assert_eq!(table["carp"]["vhid"].as_integer(), Some(2));
-        assert_eq!(table["hooks"]["timeout_ms"].as_integer(), Some(3));
-        assert!(set_key(&path, "vip.x", 1).is_err());
-    }
 
     #[test]
     fn missing_fields_of_a_status_are_named() {

@@ -9,12 +9,14 @@ use serde_json::Value;
 
 use super::files::NodeFiles;
 use super::node::{master_pid, metalogger_pid, wait_master_listens};
-use super::{CHUNKSERVERS, CLIENT_PORT, SHAPE, check_installed, chunkserver, open_directory};
+use super::{CHUNKSERVERS, CLIENT_PORT, Mode, check_installed, chunkserver, open_directory};
 use crate::judge::ports::PortProber;
-use crate::net::topology::{Node, Topology};
+use crate::net::topology::{Node, Topology, Traffic};
 use crate::oracle::client::{Client, ClientOptions};
 use crate::scenario::Arena;
-use crate::software::mfsha::{MfsHa, MfsHaOptions, MooseFsOptions, configuration_path, configure};
+use crate::software::mfsha::{
+    MfsHa, MfsHaOptions, MooseFsOptions, WITNESS, configuration_path, configure,
+};
 use crate::software::process::Supervised;
 use crate::wait::wait_until;
 use crate::{PREFIX_LENGTH, VIP};
@@ -24,36 +26,50 @@ pub const SETTLE: Duration = Duration::from_secs(60);
 /// How long one node alone must have answered and served to count as the server.
 const SERVING_WINDOW: Duration = Duration::from_millis(300);
 
+/// What a node that is cut off loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// What the others send to it.
+    In,
+    /// What it sends to them.
+    Out,
+    /// Both.
+    Both,
+}
+
 /// A laboratory with MooseFS. Everything is removed on drop.
 #[derive(Debug)]
 pub struct Cluster {
     // In the order in which they have to go: users of the file system first, the segment last.
     client: Option<Client>,
     daemons: Vec<Option<MfsHa>>,
+    witness: Option<MfsHa>,
     masters: Vec<Option<Supervised>>,
     chunkservers: Vec<Supervised>,
     ports: PortProber,
     files: Vec<NodeFiles>,
     arena: Arena,
+    mode: Mode,
 }
 
 impl Cluster {
-    /// Builds the segment, writes all configurations, makes the first file system in n1's directory (n2 and n3
+    /// Builds the segment, writes all configurations, makes the first file system in n1's directory (the others
     /// have empty ones) and starts the chunkservers. Nothing serves yet.
     ///
     /// # Errors
     /// When the machine lacks something or a part cannot be made.
-    pub fn new() -> Result<Self> {
+    pub fn new(mode: Mode) -> Result<Self> {
         check_installed()?;
-        let arena = Arena::new(SHAPE)?;
+        let arena = Arena::new(mode.shape())?;
         let topology = arena.topology();
-        let files = write_nodes(topology, false)?;
+        let files = write_nodes(topology, mode, false)?;
         let chunkservers = start_chunkservers(topology, false)?;
         let nodes = topology.nodes();
         let macs = nodes.iter().map(|node| node.mac).collect();
         Ok(Self {
             client: None,
             daemons: nodes.iter().map(|_| None).collect(),
+            witness: None,
             masters: nodes.iter().map(|_| None).collect(),
             chunkservers,
             ports: PortProber::start(
@@ -64,6 +80,7 @@ impl Cluster {
             )?,
             files,
             arena,
+            mode,
         })
     }
 
@@ -99,19 +116,78 @@ impl Cluster {
         configuration_path(self.arena.topology().directory(), node)
     }
 
-    /// Starts mfs-ha on n1, where the file system is, waits until it serves, then starts the others and waits
-    /// until they could take over.
+    /// Starts mfs-ha on n1, where the file system is, and on the others when it serves; where a majority has to
+    /// agree to that, on all at once. Waits until the others could take over.
     ///
     /// # Errors
     /// When a part does not get there in time.
     pub fn start_all(&mut self) -> Result<()> {
-        self.start_node(1)?;
-        self.wait_serving(SETTLE)?;
-        self.wait_chunkservers(1, SETTLE)?;
+        if self.mode == Mode::Carp {
+            self.start_node(1)?;
+            self.wait_serving(SETTLE)?;
+        } else {
+            self.start_witness()?;
+            self.start_node(1)?;
+        }
         for node in 2..=self.files.len() {
             self.start_node(node)?;
         }
+        let serving = self.wait_serving(SETTLE)?;
+        self.wait_chunkservers(serving, SETTLE)?;
         self.wait_all_ready(SETTLE)
+    }
+
+    /// Starts mfs-ha on the witness, if the segment has one. One that runs there is killed first.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_witness(&mut self) -> Result<()> {
+        self.witness = None;
+        if self.mode == Mode::Witness {
+            let timing = self.mode.timing().context("a witness without a lease")?;
+            let topology = self.arena.topology();
+            self.witness = Some(MfsHa::start_witness(topology, WITNESS, timing, false)?);
+        }
+        Ok(())
+    }
+
+    /// The mfs-ha of the witness.
+    ///
+    /// # Errors
+    /// When none was started.
+    pub fn witness(&mut self) -> Result<&mut MfsHa> {
+        let witness = self.witness.as_mut();
+        witness.context("no mfs-ha was started on a witness")
+    }
+
+    /// Names of all machines that vote, but for a node.
+    pub fn voters_beside(&self, node: usize) -> Vec<String> {
+        let nodes = self.arena.topology().nodes().iter();
+        let others = nodes.filter(|other| other.index != node);
+        let witness = (self.mode == Mode::Witness).then(|| WITNESS.to_owned());
+        others
+            .map(|other| format!("n{}", other.index))
+            .chain(witness)
+            .collect()
+    }
+
+    /// Cuts a node from all other voters. Clients and chunkservers reach all of them all the same, which is the
+    /// worst that a network can do.
+    ///
+    /// # Errors
+    /// When nftables refuses.
+    pub fn cut_off(&self, node: usize, direction: Direction) -> Result<()> {
+        let own = format!("n{node}");
+        for other in self.voters_beside(node) {
+            let topology = self.arena.topology();
+            if direction != Direction::In {
+                topology.cut(&own, &other, Traffic::All)?;
+            }
+            if direction != Direction::Out {
+                topology.cut(&other, &own, Traffic::All)?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts mfs-ha on a node, with whatever files are there. A daemon that runs there is killed first.
@@ -251,7 +327,10 @@ impl Cluster {
                 self.wait_ready(node, limit)?;
             }
         }
-        Ok(())
+        match &mut self.witness {
+            Some(witness) => witness.wait_reachable(limit).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Waits until all chunkservers are connected to the master of `node`.
@@ -316,7 +395,7 @@ impl Cluster {
 ///
 /// # Errors
 /// When a file cannot be written or the file system not be made.
-pub fn write_nodes(topology: &Topology, outlives_us: bool) -> Result<Vec<NodeFiles>> {
+pub fn write_nodes(topology: &Topology, mode: Mode, outlives_us: bool) -> Result<Vec<NodeFiles>> {
     open_directory(topology.directory())?;
     let mut all = Vec::new();
     for node in topology.nodes() {
@@ -324,7 +403,7 @@ pub fn write_nodes(topology: &Topology, outlives_us: bool) -> Result<Vec<NodeFil
         configure(
             topology,
             node.index,
-            &node_options(node, &files, outlives_us)?,
+            &node_options(node, &files, mode, outlives_us)?,
         )?;
         all.push(files);
     }
@@ -350,7 +429,12 @@ pub fn start_chunkservers(topology: &Topology, outlives_us: bool) -> Result<Vec<
 ///
 /// # Errors
 /// When the node's number is out of range.
-pub fn node_options(node: &Node, files: &NodeFiles, outlives_us: bool) -> Result<MfsHaOptions> {
+pub fn node_options(
+    node: &Node,
+    files: &NodeFiles,
+    mode: Mode,
+    outlives_us: bool,
+) -> Result<MfsHaOptions> {
     let rank = u8::try_from(node.index).context("node index")?;
     Ok(MfsHaOptions {
         moosefs: Some(MooseFsOptions {
@@ -358,6 +442,7 @@ pub fn node_options(node: &Node, files: &NodeFiles, outlives_us: bool) -> Result
             metalogger_config: files.metalogger_config.clone(),
         }),
         outlives_us,
+        quorum: mode.timing(),
         ..MfsHaOptions::with_timing(0, rank.saturating_mul(10))
     })
 }

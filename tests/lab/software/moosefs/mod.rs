@@ -17,17 +17,49 @@ use nix::unistd::User;
 
 use crate::net::topology::Shape;
 use crate::requirements::require_tools;
+use crate::software::mfsha::{QuorumTiming, WITNESS};
 
 /// The two chunkservers.
 pub const CHUNKSERVERS: [&str; 2] = ["c1", "c2"];
 /// Where the client's mount and the oracle are.
 pub const CLIENT: &str = "cl";
 /// Three nodes, two chunkservers and a client.
-pub const SHAPE: Shape = Shape::with_hosts(3, &["c1", "c2", CLIENT]);
+const SHAPE: Shape = Shape::with_hosts(3, &["c1", "c2", CLIENT]);
+/// The same with a witness in place of the third node.
+const SHAPE_WITH_WITNESS: Shape = Shape::with_hosts(2, &["c1", "c2", CLIENT, WITNESS]);
 /// Port of a master for clients.
 pub const CLIENT_PORT: u16 = 9421;
 /// User that the programs run as.
 const USER: &str = "mfs";
+
+/// How the nodes decide who serves.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Three candidates; a majority of them grants a lease.
+    Quorum,
+    /// Two candidates and a witness, which votes and has nothing to serve.
+    Witness,
+    /// Three nodes, and no majority is asked.
+    Carp,
+}
+
+impl Mode {
+    /// What stands on the segment.
+    pub fn shape(self) -> Shape {
+        match self {
+            Self::Quorum | Self::Carp => SHAPE,
+            Self::Witness => SHAPE_WITH_WITNESS,
+        }
+    }
+
+    /// The timing of the lease, if there is one.
+    pub fn timing(self) -> Option<QuorumTiming> {
+        (self != Self::Carp).then_some(QuorumTiming::DEFAULT)
+    }
+}
 
 /// Checks that MooseFS is installed, before anything is built for it.
 ///
