@@ -281,14 +281,25 @@ fn document(fault: Fault, reports: &[Report]) -> Value {
     })
 }
 
-/// What cannot be right yet, if it shows.
+/// What cannot be right yet, or never, if it shows.
 fn known_limitation(fault: Fault, reports: &[Report]) -> Option<&'static str> {
     let two_owners = reports.iter().any(|report| report.owners_max > 1);
-    let daemon_only = matches!(fault, Fault::DaemonKill | Fault::DaemonFreeze);
-    (daemon_only && two_owners).then_some(
-        "known limitation: a node whose mfs-ha was killed or frozen goes on owning the VIP and serving, and what it \
-         acknowledged after the takeover is lost; nothing in its kernel closes it yet",
-    )
+    let is_lost = reports.iter().any(|report| report.missing > 0);
+    match fault {
+        Fault::DaemonKill | Fault::DaemonFreeze if two_owners => Some(
+            "known limitation: a node whose mfs-ha was killed or frozen goes on owning the VIP and serving, and what \
+             it acknowledged after the takeover is lost; nothing in its kernel closes it yet",
+        ),
+        Fault::Partition | Fault::Split if two_owners => Some(
+            "known limitation: carp mode asks no majority, so that each side of a partition has a master; use \
+             `--mode quorum`",
+        ),
+        Fault::Split if is_lost => Some(
+            "known limitation: metaloggers follow the master asynchronously; what it acknowledged to clients after \
+             its standbys had lost it, and before its lease ended, is in its archive and not in the file system",
+        ),
+        _ => None,
+    }
 }
 
 fn recipe_vip(fault: Fault) -> &'static str {
@@ -296,9 +307,12 @@ fn recipe_vip(fault: Fault) -> &'static str {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => "2810 [2350..3080], once 11270",
         Fault::MasterCrash => "never notices",
         Fault::Graceful => "3290 [3290..3430]",
-        Fault::DaemonKill | Fault::DaemonFreeze | Fault::Partition | Fault::Mute | Fault::Deaf => {
-            "not measured"
-        }
+        Fault::DaemonKill
+        | Fault::DaemonFreeze
+        | Fault::Partition
+        | Fault::Split
+        | Fault::Mute
+        | Fault::Deaf => "not measured",
     }
 }
 
@@ -307,9 +321,12 @@ fn recipe_listen(fault: Fault) -> &'static str {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => "8480 [7080..15870]; 1 of 17: never",
         Fault::MasterCrash => "never",
         Fault::Graceful => "10090 [9140..12980]",
-        Fault::DaemonKill | Fault::DaemonFreeze | Fault::Partition | Fault::Mute | Fault::Deaf => {
-            "not measured"
-        }
+        Fault::DaemonKill
+        | Fault::DaemonFreeze
+        | Fault::Partition
+        | Fault::Split
+        | Fault::Mute
+        | Fault::Deaf => "not measured",
     }
 }
 
@@ -318,9 +335,12 @@ fn recipe_write(fault: Fault) -> &'static str {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => "9480 [9080..16700]; 1 of 17: never",
         Fault::MasterCrash => "never",
         Fault::Graceful => "10980, 11070; once 745 files rolled back",
-        Fault::DaemonKill | Fault::DaemonFreeze | Fault::Partition | Fault::Mute | Fault::Deaf => {
-            "not measured"
-        }
+        Fault::DaemonKill
+        | Fault::DaemonFreeze
+        | Fault::Partition
+        | Fault::Split
+        | Fault::Mute
+        | Fault::Deaf => "not measured",
     }
 }
 
@@ -329,8 +349,11 @@ fn recipe_read(fault: Fault) -> &'static str {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => "[9450..19500]",
         Fault::MasterCrash => "never",
         Fault::Graceful => "10980, 11070",
-        Fault::DaemonKill | Fault::DaemonFreeze | Fault::Partition | Fault::Mute | Fault::Deaf => {
-            "not measured"
-        }
+        Fault::DaemonKill
+        | Fault::DaemonFreeze
+        | Fault::Partition
+        | Fault::Split
+        | Fault::Mute
+        | Fault::Deaf => "not measured",
     }
 }

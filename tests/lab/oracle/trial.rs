@@ -14,7 +14,7 @@ use super::report::{Report, steps_of};
 use crate::judge::ports::PortAnswer;
 use crate::scenario::Arena;
 use crate::software::mfsha::MfsHa;
-use crate::software::moosefs::cluster::{Cluster, Direction, SETTLE};
+use crate::software::moosefs::cluster::{Cluster, CutOff, SETTLE};
 use crate::software::moosefs::node::kill_master;
 use crate::wait::{interrupted, observe_for, wait_until};
 
@@ -41,12 +41,14 @@ pub enum Fault {
     DaemonFreeze,
     /// mfs-ha is asked to end.
     Graceful,
-    /// The node and the other voters do not hear each other, while all hear clients and chunkservers.
+    /// The node is cut off from everybody, though its link stays up.
     Partition,
-    /// The other voters do not hear the node.
+    /// The node and the other voters are cut off from each other, while clients and chunkservers reach all of them.
+    Split,
+    /// The other voters do not hear its heartbeats.
     #[value(skip)]
     Mute,
-    /// The node does not hear the other voters.
+    /// It does not hear the heartbeats of the other voters.
     #[value(skip)]
     Deaf,
 }
@@ -62,6 +64,7 @@ impl Fault {
             Self::DaemonFreeze => "daemon-freeze",
             Self::Graceful => "graceful",
             Self::Partition => "partition",
+            Self::Split => "split",
             Self::Mute => "mute",
             Self::Deaf => "deaf",
         }
@@ -181,9 +184,10 @@ fn inflict(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
         Fault::DaemonKill => cluster.daemon(node)?.process().signal(Signal::SIGKILL),
         Fault::DaemonFreeze => cluster.daemon(node)?.process().signal(Signal::SIGSTOP),
         Fault::Graceful => cluster.daemon(node)?.process().signal(Signal::SIGTERM),
-        Fault::Partition => cluster.cut_off(node, Direction::Both),
-        Fault::Mute => cluster.cut_off(node, Direction::Out),
-        Fault::Deaf => cluster.cut_off(node, Direction::In),
+        Fault::Partition => cluster.cut_off(node, CutOff::Alone),
+        Fault::Split => cluster.cut_off(node, CutOff::Voters),
+        Fault::Mute => cluster.cut_off(node, CutOff::Mute),
+        Fault::Deaf => cluster.cut_off(node, CutOff::Deaf),
     }
 }
 
@@ -407,7 +411,9 @@ fn restore(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
     match fault {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => drop(cluster.bring_back(node)?),
         Fault::MasterCrash => {}
-        Fault::Partition | Fault::Mute | Fault::Deaf => cluster.arena().topology().heal()?,
+        Fault::Partition | Fault::Split | Fault::Mute | Fault::Deaf => {
+            cluster.arena().topology().heal()?
+        }
         Fault::DaemonFreeze => cluster.daemon(node)?.process().signal(Signal::SIGCONT)?,
         Fault::DaemonKill | Fault::Graceful => {
             cluster.daemon(node)?.process().wait(SETTLE)?;

@@ -100,6 +100,11 @@ impl MfsHa {
         &mut self.process
     }
 
+    /// Its configuration.
+    pub fn configuration(&self) -> &Path {
+        &self.configuration
+    }
+
     /// Its status document.
     ///
     /// # Errors
@@ -281,6 +286,13 @@ pub fn status_of(configuration: &Path) -> Result<Value> {
         );
     }
     serde_json::from_slice(&output.stdout).context("read the status document")
+}
+
+/// Whether a status is that of a node whose vote counts for a lease: after a start that takes a lease's time, until
+/// when the loss of another voter ends the lease. Carp mode has no votes to wait for.
+pub fn votes(status: &Value) -> bool {
+    let lease = status.pointer("/cluster/lease");
+    lease.is_none_or(|lease| lease.pointer("/granted/node").is_some())
 }
 
 /// A text of a JSON document.

@@ -5,6 +5,7 @@ pub mod load;
 pub mod mfsha;
 pub mod moosefs;
 pub mod process;
+pub mod squad;
 pub mod ucarp;
 
 use std::fs;

@@ -78,28 +78,42 @@ impl Topology {
         self.connect_node(self.node(index)?, &format!("index {number}"))
     }
 
-    /// Holds back what the machine `from` sends to the machine `to` (`n1`, `ob`, the name of a host), until
-    /// [`Self::heal`]. What `to` sends goes on.
+    /// Holds back what one machine sends to another (`n1`, `ob`, the name of a host), for all pairs (from, to) at
+    /// once, until [`Self::heal`].
     ///
     /// # Errors
     /// When there is no such machine, or nftables refuses.
-    pub fn cut(&self, from: &str, to: &str, traffic: Traffic) -> Result<()> {
-        let (from, to) = (self.port_of(from)?, self.port_of(to)?);
-        self.change_cuts(&format!(
+    pub fn cut<N: AsRef<str>>(&self, pairs: &[(N, N)], traffic: Traffic) -> Result<()> {
+        let mut commands = format!(
             "add table bridge {TABLE}
-            add chain bridge {TABLE} forward {{ type filter hook forward priority 0; }}
-            add rule bridge {TABLE} forward iifname \"{from}\" oifname \"{to}\" {} drop",
-            traffic.matches()
-        ))
+            add chain bridge {TABLE} forward {{ type filter hook forward priority 0; }}"
+        );
+        for (from, to) in pairs {
+            let (from, to) = (self.port_of(from.as_ref())?, self.port_of(to.as_ref())?);
+            commands.push_str(&format!(
+                "\nadd rule bridge {TABLE} forward iifname \"{from}\" oifname \"{to}\" {} drop",
+                traffic.matches()
+            ));
+        }
+        self.change_cuts(&commands)
     }
 
-    /// Cuts two machines from each other.
+    /// Cuts a machine from others, both ways and at once.
     ///
     /// # Errors
     /// As [`Self::cut`].
-    pub fn cut_both_ways(&self, one: &str, other: &str, traffic: Traffic) -> Result<()> {
-        self.cut(one, other, traffic)?;
-        self.cut(other, one, traffic)
+    pub fn cut_both_ways<N: AsRef<str>>(
+        &self,
+        one: &str,
+        others: &[N],
+        traffic: Traffic,
+    ) -> Result<()> {
+        let pairs: Vec<(&str, &str)> = others
+            .iter()
+            .map(AsRef::as_ref)
+            .flat_map(|other| [(one, other), (other, one)])
+            .collect();
+        self.cut(&pairs, traffic)
     }
 
     /// Ends all cuts.

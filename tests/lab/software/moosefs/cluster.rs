@@ -9,13 +9,15 @@ use serde_json::Value;
 
 use super::files::NodeFiles;
 use super::node::{master_pid, metalogger_pid, wait_master_listens};
-use super::{CHUNKSERVERS, CLIENT_PORT, Mode, check_installed, chunkserver, open_directory};
+use super::{
+    CHUNKSERVERS, CLIENT, CLIENT_PORT, Mode, check_installed, chunkserver, open_directory,
+};
 use crate::judge::ports::PortProber;
 use crate::net::topology::{Node, Topology, Traffic};
 use crate::oracle::client::{Client, ClientOptions};
 use crate::scenario::Arena;
 use crate::software::mfsha::{
-    MfsHa, MfsHaOptions, MooseFsOptions, WITNESS, configuration_path, configure,
+    MfsHa, MfsHaOptions, MooseFsOptions, WITNESS, configuration_path, configure, votes,
 };
 use crate::software::process::Supervised;
 use crate::wait::wait_until;
@@ -28,13 +30,16 @@ const SERVING_WINDOW: Duration = Duration::from_millis(300);
 
 /// What a node that is cut off loses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// What the others send to it.
-    In,
-    /// What it sends to them.
-    Out,
-    /// Both.
-    Both,
+pub enum CutOff {
+    /// Everything and everybody.
+    Alone,
+    /// The other voters, both ways. Clients and chunkservers reach all of them all the same, which is the worst that
+    /// a network can do: what the node acknowledges before its lease ends is nowhere else.
+    Voters,
+    /// The heartbeats that it sends.
+    Mute,
+    /// The heartbeats that it is sent.
+    Deaf,
 }
 
 /// A laboratory with MooseFS. Everything is removed on drop.
@@ -171,23 +176,26 @@ impl Cluster {
             .collect()
     }
 
-    /// Cuts a node from all other voters. Clients and chunkservers reach all of them all the same, which is the
-    /// worst that a network can do.
+    /// Cuts a node off, until [`Topology::heal`]. Its link stays up, and the observer goes on seeing it.
     ///
     /// # Errors
     /// When nftables refuses.
-    pub fn cut_off(&self, node: usize, direction: Direction) -> Result<()> {
+    pub fn cut_off(&self, node: usize, how: CutOff) -> Result<()> {
+        let topology = self.arena.topology();
         let own = format!("n{node}");
-        for other in self.voters_beside(node) {
-            let topology = self.arena.topology();
-            if direction != Direction::In {
-                topology.cut(&own, &other, Traffic::All)?;
-            }
-            if direction != Direction::Out {
-                topology.cut(&other, &own, Traffic::All)?;
+        let mut others = self.voters_beside(node);
+        let sent: Vec<_> = others.iter().map(|other| (&own, other)).collect();
+        let received: Vec<_> = others.iter().map(|other| (other, &own)).collect();
+        match how {
+            CutOff::Mute => topology.cut(&sent, Traffic::Heartbeats),
+            CutOff::Deaf => topology.cut(&received, Traffic::Heartbeats),
+            CutOff::Voters => topology.cut_both_ways(&own, &others, Traffic::All),
+            CutOff::Alone => {
+                others.extend(CHUNKSERVERS.map(str::to_owned));
+                others.push(CLIENT.to_owned());
+                topology.cut_both_ways(&own, &others, Traffic::All)
             }
         }
-        Ok(())
     }
 
     /// Starts mfs-ha on a node, with whatever files are there. A daemon that runs there is killed first.
@@ -328,7 +336,9 @@ impl Cluster {
             }
         }
         match &mut self.witness {
-            Some(witness) => witness.wait_reachable(limit).map(drop),
+            Some(witness) => witness
+                .wait_status("the witness to vote", limit, votes)
+                .map(drop),
             None => Ok(()),
         }
     }
@@ -447,14 +457,14 @@ pub fn node_options(
     })
 }
 
-/// Whether a status is that of a backup that could take over.
+/// Whether a status is that of a backup that could take over, and whose vote keeps the master's lease.
 pub fn is_ready(status: &Value) -> bool {
     let is_backup = status.pointer("/state").and_then(Value::as_str) == Some("backup");
     let hears_a_master = status
         .pointer("/master")
         .is_some_and(|master| !master.is_null());
     let is_ready = status.pointer("/promotion/ready").and_then(Value::as_bool);
-    is_backup && hears_a_master && is_ready == Some(true)
+    is_backup && hears_a_master && is_ready == Some(true) && votes(status)
 }
 
 fn slot_of<T>(slots: &mut [Option<T>], node: usize) -> Result<&mut Option<T>> {
