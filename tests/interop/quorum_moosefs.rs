@@ -168,6 +168,10 @@ fn restart_each(cluster: &mut Cluster) {
     }
     let begin = Instant::now();
     restart(cluster, serving);
+    cluster
+        .arena()
+        .wait_takeover(serving, begin, SETTLE)
+        .unwrap();
     cluster.wait_all_ready(SETTLE).unwrap();
     let finding = cluster.arena().judge(begin, Instant::now()).unwrap();
     println!("restart of n{serving}, which served: {finding}");

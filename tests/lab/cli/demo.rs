@@ -285,20 +285,23 @@ fn document(fault: Fault, reports: &[Report]) -> Value {
 fn known_limitation(fault: Fault, reports: &[Report]) -> Option<&'static str> {
     let two_owners = reports.iter().any(|report| report.owners_max > 1);
     let is_lost = reports.iter().any(|report| report.missing > 0);
-    match fault {
-        Fault::DaemonKill | Fault::DaemonFreeze if two_owners => Some(
+    if matches!(fault, Fault::DaemonKill | Fault::DaemonFreeze) && two_owners {
+        Some(
             "known limitation: a node whose mfs-ha was killed or frozen goes on owning the VIP and serving, and what \
              it acknowledged after the takeover is lost; nothing in its kernel closes it yet",
-        ),
-        Fault::Partition | Fault::Split if two_owners => Some(
+        )
+    } else if matches!(fault, Fault::Partition | Fault::Split) && two_owners {
+        Some(
             "known limitation: carp mode asks no majority, so that each side of a partition has a master; use \
              `--mode quorum`",
-        ),
-        Fault::Split if is_lost => Some(
+        )
+    } else if fault == Fault::Split && is_lost {
+        Some(
             "known limitation: metaloggers follow the master asynchronously; what it acknowledged to clients after \
              its standbys had lost it, and before its lease ended, is in its archive and not in the file system",
-        ),
-        _ => None,
+        )
+    } else {
+        None
     }
 }
 

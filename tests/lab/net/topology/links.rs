@@ -127,6 +127,18 @@ impl Topology {
         ))
     }
 
+    /// Makes the switch a hub, which sends every frame to everybody, or a switch again.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn forget_addresses(&self, forget: bool) -> Result<()> {
+        // In hundredths of a second; 0 learns nothing.
+        let ageing = if forget { "0" } else { "30000" };
+        self.switch.ip(&[format!(
+            "link set br0 type bridge ageing_time {ageing} fdb_flush"
+        )])
+    }
+
     fn change_cuts(&self, commands: &str) -> Result<()> {
         require_tools(&["nft"])?;
         self.switch
