@@ -408,11 +408,12 @@ impl Driver {
                 "a peer has the same advbase and advskew and wins ties: one step aside; give each node its own advskew"
             );
         }
-        // A send is answered at once, and the answer asks for nothing more: one event sends one advert.
-        if let Some(answer) = self.apply(actions) {
-            let actions = self.turn(answer);
-            debug_assert!(actions.is_empty(), "{actions:?}");
-            self.apply(actions);
+        // A send is answered at once. The answer may find something else due, a round of heartbeats for example, as
+        // any event may; the next advert is not due before an interval has passed, which ends this.
+        let mut answer = self.apply(actions);
+        while let Some(event) = answer {
+            let actions = self.turn(event);
+            answer = self.apply(actions);
         }
     }
 
