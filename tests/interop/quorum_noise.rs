@@ -40,7 +40,7 @@ fn is_long() -> bool {
 }
 
 fn span() -> Duration {
-    Duration::from_secs(if is_long() { 60 } else { 8 })
+    Duration::from_secs(if is_long() { 60 } else { 7 })
 }
 
 /// A settled segment with an attacker on it, whose frames do not reach the judge.
@@ -216,28 +216,28 @@ impl Scene {
         .collect()
     }
 
-    /// Adverts of our members with digests that fit nothing; and genuine ones with the best of priorities.
-    fn forged_adverts(&mut self, overheard: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let nodes = self.arena.topology().nodes().to_vec();
+    /// Adverts of our members: under a digest that fits nothing, or as they were but for the best of priorities and
+    /// the trailer that would give them away, which a receiver only misses if it is told to.
+    fn forged_adverts(&self, overheard: &[Vec<u8>], is_genuine: bool) -> Vec<Vec<u8>> {
+        let nodes = self.arena.topology().nodes();
         let genuine: Vec<Advert> = overheard
             .iter()
             .filter_map(|frame| Advert::from_frame(frame))
             .collect();
-        let mut frames = Vec::new();
-        for (number, seen) in genuine.iter().cycle().take(VARIETY).enumerate() {
-            let node = &nodes[number % nodes.len()];
-            let mut advert = Advert {
-                mac: node.mac,
-                source: node.address,
-                advskew: 0,
-                ..seen.clone()
-            };
-            if number % 2 == 0 {
-                advert.digest[0] ^= self.byte() | 1;
-            }
-            frames.push(advert.to_frame());
-        }
-        frames
+        genuine
+            .into_iter()
+            .cycle()
+            .zip(nodes.iter().cycle())
+            .take(VARIETY)
+            .map(|(mut advert, node)| {
+                advert.source = node.address;
+                advert.advskew = 0;
+                if !is_genuine {
+                    advert.digest[0] ^= 1;
+                }
+                advert.to_frame()
+            })
+            .collect()
     }
 }
 
@@ -272,8 +272,10 @@ fn all_noises(scene: &mut Scene) -> Vec<(&'static str, Result)> {
     results.push(("datagrams", scene.flood("small UDP packets", frames)));
     let frames = scene.forged_heartbeats(&overheard);
     results.push(("heartbeats", scene.flood("forged heartbeats", frames)));
-    let frames = scene.forged_adverts(&overheard);
+    let frames = scene.forged_adverts(&overheard, false);
     results.push(("adverts", scene.flood("forged adverts", frames)));
+    let frames = scene.forged_adverts(&overheard, true);
+    results.push(("altered", scene.flood("altered adverts", frames)));
     results.push(("replay", scene.flood("replay of every frame", overheard)));
     results
 }
