@@ -327,8 +327,8 @@ fn two_candidates_and_a_witness_fail_over_and_nothing_is_lost() {
 #[test]
 fn clients_that_reach_a_master_without_voters_lose_no_more_than_its_lease() {
     let _serial = serial();
-    let mut cluster = cluster(Mode::Quorum);
-    for _ in 0..if is_long() { 4 } else { 1 } {
-        split_is_bounded(&mut cluster);
+    for _ in 0..if is_long() { 3 } else { 1 } {
+        // Each on a file system of its own: readers go on asking for what the one before has lost.
+        split_is_bounded(&mut cluster(Mode::Quorum));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::mfsha::{MfsHa, MfsHaOptions, QuorumTiming, votes};
+use super::mfsha::{MfsHa, MfsHaOptions, QuorumTiming, configure, set_key, votes};
 use crate::scenario::Arena;
 
 /// Long enough for an election on two busy cores.
@@ -24,15 +24,30 @@ impl Squad {
     /// # Errors
     /// When that does not come about.
     pub fn start(arena: &Arena, timing: QuorumTiming) -> Result<Self> {
-        let mut squad = Self {
-            timing,
-            daemons: Vec::new(),
-        };
-        for node in arena.topology().nodes() {
+        Self::start_with(arena, timing, &[])
+    }
+
+    /// As [`Self::start`], with more settings, each named as for [`set_key`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        arena: &Arena,
+        timing: QuorumTiming,
+        settings: &[(&str, bool)],
+    ) -> Result<Self> {
+        let topology = arena.topology();
+        let mut daemons = Vec::new();
+        for node in topology.nodes() {
             let options = MfsHaOptions::with_quorum(timing, node.index);
-            let daemon = MfsHa::start(arena.topology(), node.index, &options)?;
-            squad.daemons.push(daemon);
+            let configuration = configure(topology, node.index, &options)?;
+            for (key, value) in settings {
+                set_key(&configuration, key, *value)?;
+            }
+            let daemon = MfsHa::start_configured(topology, node.index, &configuration)?;
+            daemons.push(daemon);
         }
+        let mut squad = Self { timing, daemons };
         squad.wait_settled(arena)?;
         Ok(squad)
     }
