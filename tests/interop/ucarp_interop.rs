@@ -12,7 +12,7 @@ use mfs_ha_lab::judge::wire::{Advert, digest};
 use mfs_ha_lab::net::addresses::holds;
 use mfs_ha_lab::net::packet::{EtherType, PacketSocket};
 use mfs_ha_lab::scenario::Arena;
-use mfs_ha_lab::software::mfsha::{MfsHa, MfsHaOptions};
+use mfs_ha_lab::software::mfsha::{MfsHa, MfsHaOptions, QuorumTiming, configure, set_key};
 use mfs_ha_lab::software::ucarp::{Ucarp, UcarpOptions, UcarpState};
 use mfs_ha_lab::wait::{observe_for, wait_until};
 use mfs_ha_lab::{VHID, VIP, serial};
@@ -66,6 +66,42 @@ fn assert_calm(arena: &Arena, owner: usize, time: Duration) {
         "{finding}"
     );
     arena.wait_owner(owner, SETTLE).unwrap();
+}
+
+/// The trailer that signs an advert lies behind what CARP reads: the real ucarp obeys it all the same.
+#[test]
+fn ucarp_obeys_signed_adverts() {
+    let _serial = serial();
+    let arena = Arena::new(2).unwrap();
+    let options = MfsHaOptions {
+        advbase: 1,
+        advskew: 0,
+        ..MfsHaOptions::with_quorum(QuorumTiming::DEFAULT, 2)
+    };
+    let configuration = configure(arena.topology(), 2, &options).unwrap();
+    set_key(&configuration, "mode", "carp").unwrap();
+    let mut mfs_ha = MfsHa::start_configured(arena.topology(), 2, &configuration).unwrap();
+    mfs_ha.wait_state("master", SETTLE).unwrap();
+    arena.wait_owner(2, SETTLE).unwrap();
+    let mut ucarp = ucarp_with_skew(&arena, 1, 50);
+    assert_calm(&arena, 2, Duration::from_secs(6));
+    assert_eq!(ucarp.states().unwrap(), [UcarpState::Backup]);
+    let source = arena.topology().node(2).unwrap().address;
+    let seen = arena.sniffer().latest_of(source).unwrap().unwrap();
+    assert!(seen.advert.is_authentic().unwrap());
+    let plain = 14 + 20 + 36;
+    assert!(
+        seen.frame.len() > plain,
+        "not signed: {} bytes",
+        seen.frame.len()
+    );
+
+    let at = arena.fail_node(2).unwrap();
+    let takeover = arena.wait_takeover(2, at, SETTLE).unwrap();
+    println!("mfs-ha that signs its adverts died: {takeover:?}");
+    // Had ucarp not believed them, it would have taken over long before.
+    assert!(takeover.answered_after > DEAD_TIME - Duration::from_secs(1));
+    ucarp.wait_state(UcarpState::Master, SETTLE).unwrap();
 }
 
 #[test]
