@@ -321,7 +321,7 @@ fn three_candidates_never_hold_two_leases() {
         roles: [Role::Candidate; VOTERS],
         settled: 12,
         steps: if is_long() { 14 } else { 12 },
-        faults: if is_long() { 3 } else { 2 },
+        faults: 3,
     };
     report("three candidates", &search(small));
 }
@@ -332,7 +332,7 @@ fn two_candidates_and_a_witness_never_hold_two_leases() {
         roles: [Role::Candidate, Role::Candidate, Role::Witness],
         settled: 12,
         steps: if is_long() { 14 } else { 12 },
-        faults: if is_long() { 3 } else { 2 },
+        faults: 3,
     };
     report("two candidates and a witness", &search(small));
 }
