@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use mfs_ha_common::cluster::NodeId;
 use tokio::sync::mpsc;
 
@@ -134,7 +134,9 @@ impl PathKeeper {
     }
 
     async fn follow(&mut self) -> anyhow::Result<()> {
-        let found = self.find().await;
+        // A kernel that does not answer, on a machine that is too busy for it, says nothing about the network: what
+        // is in use stays in use. To fall silent for that would be a failure where there was none.
+        let found = self.find().await?;
         let is_as_before = match (&found, &self.in_use) {
             (Ok(found), Some(in_use)) => {
                 (found.ifindex, &found.name) == (in_use.ifindex, &in_use.name)
@@ -147,7 +149,7 @@ impl PathKeeper {
             let index = self.config.index;
             self.tell(Fact::PathDown { index }).await;
         }
-        let interface = found?;
+        let interface = found.map_err(anyhow::Error::msg)?;
         if self.in_use.is_some() {
             return Ok(());
         }
@@ -164,15 +166,21 @@ impl PathKeeper {
         Ok(())
     }
 
-    async fn find(&self) -> anyhow::Result<Interface> {
+    /// Returns the interface that has our address, or why there is none.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    async fn find(&self) -> anyhow::Result<Result<Interface, String>> {
         let own = self.config.own;
         let name = interface_with(own).context("list the addresses of this host")?;
         let Some(name) = name else {
-            bail!("no interface of this host has the address {own}");
+            return Ok(Err(format!(
+                "no interface of this host has the address {own}"
+            )));
         };
         let netlink = Netlink::connect()?;
         let interface = netlink.interface(&name).await?;
-        interface.with_context(|| format!("interface {name} is gone"))
+        Ok(interface.ok_or_else(|| format!("interface {name} is gone")))
     }
 
     async fn tell(&self, fact: Fact) {
@@ -185,10 +193,11 @@ impl PathKeeper {
         let before = self.views.get().problem;
         let address = self.config.own;
         match &problem {
-            Some(problem) if before.as_ref() != Some(problem) => {
-                tracing::warn!(%address, problem, "a network cannot be used");
-            }
-            None if before.is_some() => tracing::info!(%address, "a network can be used again"),
+            Some(problem) if before.as_ref() != Some(problem) => match self.in_use {
+                Some(_) => tracing::warn!(%address, problem, "a network cannot be looked at"),
+                None => tracing::warn!(%address, problem, "a network cannot be used"),
+            },
+            None if before.is_some() => tracing::info!(%address, "a network is in order again"),
             Some(_) | None => {}
         }
         self.views.set(PathView {
