@@ -390,6 +390,11 @@ impl Node {
                 let transition = self.election.stop(now, Reason::Stopped);
                 self.report(transition, actions);
                 self.has_left = true;
+                // Whoever granted it anything need not wait.
+                self.tell_quorum(|election| {
+                    election.release(now);
+                    election.give_orders(now, actions);
+                });
                 actions.push(Action::Exit);
             }
             _ => self.begin_leaving(now, Reason::Stopped, actions),

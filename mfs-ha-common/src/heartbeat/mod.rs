@@ -147,6 +147,8 @@ pub struct Heartbeat {
     pub grant: Grant,
     /// The highest lease epoch that it ever granted.
     pub epoch: u64,
+    /// Whom it granted that; 0 for nobody.
+    pub granted_to: u8,
     /// What it has of the metadata.
     pub metadata: Metadata,
 }

@@ -186,7 +186,8 @@ impl Heartbeat {
         let lease = Duration::from_millis(reader.u16().into());
         let interval = Duration::from_millis(reader.u16().into());
         let candidate = reader.u8();
-        if reader.take::<3>() != [0; 3] {
+        let granted_to = reader.u8();
+        if reader.take::<2>() != [0; 2] {
             return Err(HeartbeatError::Reserved);
         }
         Ok(Self {
@@ -213,6 +214,7 @@ impl Heartbeat {
                 request: reader.stamp(),
             },
             epoch: reader.u64(),
+            granted_to,
             metadata: reader.metadata(),
         })
     }
@@ -248,7 +250,7 @@ impl Heartbeat {
         ]);
         writer.put(&millis(self.timing.lease).to_be_bytes());
         writer.put(&millis(self.timing.interval).to_be_bytes());
-        writer.put(&[self.grant.ballot.candidate, 0, 0, 0]);
+        writer.put(&[self.grant.ballot.candidate, self.granted_to, 0, 0]);
         writer.put(&self.request.to_be_bytes());
         writer.put(&self.grant.ballot.epoch.to_be_bytes());
         writer.stamp(self.grant.request);
@@ -340,6 +342,7 @@ mod tests {
                 },
             },
             epoch: 0x61,
+            granted_to: 4,
             metadata: Metadata {
                 id: 0x71,
                 freshness: Freshness {
@@ -352,7 +355,7 @@ mod tests {
 
     const BYTES: &str = "6d66484101010102 0102030405060708 0000000000000011 0000000000001213 \
         0000000014151617 0000000000000021 0000000000002223 0000000000002425 \
-        00000031 32333435 0103 0005 0132 0301 012c 0032 01000000 \
+        00000031 32333435 0103 0005 0132 0301 012c 0032 01040000 \
         0000000000000041 0000000000000051 0000000000000052 0000000000005354 \
         0000000000000061 0000000000000071 0000000000000072 0000000000007374";
 

@@ -210,7 +210,8 @@ impl Judge {
                 && status.phase == Phase::Standby
                 && !status.demotion.promotion_failure
                 && !status.demotion.vip_failure;
-            let is_settled = member.settled_since <= since && member.paused_until <= since;
+            let is_settled =
+                member.settled_since <= since && member.paused_until <= since && !member.disk_hangs;
             let counts = id != winner && is_ready && is_reachable && is_settled;
             if counts
                 && member.generation == world.members[winner].generation
@@ -287,7 +288,8 @@ impl Judge {
             .collect();
         inside.iter().all(|id| {
             let member = &world.members[*id];
-            let runs = member.node.is_some() && member.paused_until <= world.now;
+            let runs =
+                member.node.is_some() && member.paused_until <= world.now && !member.disk_hangs;
             runs && inside.iter().all(|other| !world.cuts[*id][*other])
         })
     }

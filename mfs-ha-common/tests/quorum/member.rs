@@ -86,6 +86,8 @@ pub(crate) struct Member {
     pub(crate) disk: Durable,
     pub(crate) older_disk: Durable,
     pub(crate) is_storing: bool,
+    /// Its disk takes nothing any more.
+    pub(crate) disk_hangs: bool,
     pub(crate) wanted: Option<Durable>,
     pub(crate) inbox: Vec<(Timestamp, Heartbeat)>,
     pub(crate) facts: Vec<Event>,
@@ -120,6 +122,7 @@ impl Member {
             disk: Durable::default(),
             older_disk: Durable::default(),
             is_storing: false,
+            disk_hangs: false,
             wanted: None,
             inbox: Vec::new(),
             facts: Vec::new(),

@@ -55,6 +55,7 @@ fn calm_down(world: &mut World) {
     }
     for id in 0..world.plan.members() {
         world.members[id].fault = None;
+        set_disk(world, id, false);
         world.members[id].paused_until = world.now;
         if !world.members[id].has_link {
             set_link(world, id, true);
@@ -76,7 +77,8 @@ fn strike(world: &mut World, rng: &mut Rng) {
         42..52 => isolate(world, rng, id),
         52..68 => heal(world),
         68..74 => toggle_loss(world, rng),
-        74..80 => toggle_slowness(world, rng),
+        74..77 => toggle_slowness(world, rng),
+        77..80 => set_disk(world, id, !world.members[id].disk_hangs),
         80..97 if world.plan.grows => grow(world, rng),
         80..86 => toggle_fault(world, rng, id),
         86..90 => world.tell(id, Event::StopRequested),
@@ -170,6 +172,13 @@ fn toggle_slowness(world: &mut World, rng: &mut Rng) {
     } else {
         world.conditions = world.plan.calm;
     }
+}
+
+/// What was on its way to a disk that hangs has arrived; what comes after that waits.
+fn set_disk(world: &mut World, id: Id, hangs: bool) {
+    world.members[id].disk_hangs = hangs;
+    world.touch(id);
+    world.store(id);
 }
 
 fn toggle_fault(world: &mut World, rng: &mut Rng, id: Id) {

@@ -370,8 +370,8 @@ impl World {
     }
 
     /// One write at a time; the latest wanted one follows.
-    fn store(&mut self, id: Id) {
-        if self.members[id].is_storing {
+    pub(crate) fn store(&mut self, id: Id) {
+        if self.members[id].is_storing || self.members[id].disk_hangs {
             return;
         }
         if let Some(durable) = self.members[id].wanted.take() {

@@ -4,7 +4,7 @@ use core::cmp::Reverse;
 use core::time::Duration;
 
 use super::lease::Lease;
-use super::{Election, Obstacle, is_holder};
+use super::{Election, Obstacle, STEP_MAX, is_holder};
 use crate::cluster::{NodeId, Role};
 use crate::election::{Reason, State};
 use crate::freshness::Freshness;
@@ -56,9 +56,9 @@ impl Election {
             }
             return;
         }
-        // Rule L3: those who granted a higher epoch to somebody who did not win cannot renew this one.
-        let highest = self.highest_free_epoch(now);
-        if highest > lease.ballot.epoch {
+        // Rule L3: those who granted another ballot of this epoch, or a higher one, to somebody who did not
+        // win cannot renew this one.
+        if self.is_outbid(now, lease.ballot) {
             let ballot = self.next_ballot();
             let majority = self.settings.members.majority();
             self.lease = Some(lease.raised(ballot, now, majority, self.lease_span()));
@@ -66,16 +66,19 @@ impl Election {
         }
     }
 
-    fn highest_free_epoch(&self, now: Timestamp) -> u64 {
-        let own = self.voter.granted().epoch;
-        let own = Some(own).filter(|_| self.voter.bound_to(now).is_none());
-        let free = |heartbeat: &Heartbeat| heartbeat.grant.ballot.epoch == 0;
-        self.those_heard(now)
-            .filter(|(_, heartbeat)| free(heartbeat))
-            .map(|(_, heartbeat)| heartbeat.epoch)
+    /// Says whether a voter that is free has granted what keeps it from renewing `ballot`.
+    fn is_outbid(&self, now: Timestamp, ballot: Ballot) -> bool {
+        let own = Some(self.voter.granted()).filter(|_| self.voter.bound_to(now).is_none());
+        let others = self.those_heard(now).map(|(_, heartbeat)| heartbeat);
+        others
+            .filter(|heartbeat| heartbeat.grant.ballot.epoch == 0)
+            .map(|heartbeat| Ballot {
+                epoch: heartbeat.epoch,
+                candidate: heartbeat.granted_to,
+            })
             .chain(own)
-            .max()
-            .unwrap_or_default()
+            .filter(|granted| self.is_plausible(granted.epoch))
+            .any(|granted| granted.epoch >= ballot.epoch && granted != ballot)
     }
 
     fn wait_for_votes(&mut self, now: Timestamp, lease: Lease) -> Option<Reason> {
@@ -83,7 +86,7 @@ impl Election {
         let is_valid = self.lease_ends().is_some_and(|ends| ends > now);
         // Rule L1d: what begins now has to be remembered as begun.
         let is_remembered = self.stored.attempts == self.durable.attempts;
-        if self.obstacle_within(now).is_some() || now >= lease.since.after(self.patience()) {
+        if self.obstacle_within(now).is_some() || now >= lease.since.after(self.ask_limit(now)) {
             self.give_up(now);
             return None;
         }
@@ -97,9 +100,15 @@ impl Election {
         Some(Reason::LeaseAcquired)
     }
 
+    /// Rule L5b: 3 H, and longer where votes need longer to come to disk, but not longer than a lease lasts.
+    fn ask_limit(&self, now: Timestamp) -> Duration {
+        let votes = self.store_took.saturating_mul(2);
+        let limit = self.slot(now).saturating_add(votes);
+        self.patience().max(limit).min(self.lease_span())
+    }
+
     /// Rule L5b: nobody won, or this node may not any more.
     fn give_up(&mut self, now: Timestamp) {
-        self.durable.attempts = self.durable.attempts.saturating_sub(1);
         let half = self.settings.timing.lease.checked_div(2);
         let pause = self.random.below(half.unwrap_or_default());
         self.retry_at = now.after(pause);
@@ -107,8 +116,9 @@ impl Election {
     }
 
     /// Frees all voters at once: the next round asks for nothing (rule L6).
-    fn release(&mut self, now: Timestamp) {
+    pub(crate) fn release(&mut self, now: Timestamp) {
         self.lease = None;
+        self.forget_attempt();
         self.voter.release(now, self.settings.own.get());
         self.wants_round = true;
     }
@@ -138,26 +148,28 @@ impl Election {
         self.lease = Some(Lease::new(self.next_ballot(), now));
         self.free_since = None;
         self.durable.attempts = self.durable.attempts.saturating_add(1);
+        self.is_attempting = true;
         self.wants_round = true;
     }
 
     /// Higher than whatever anybody was heard to have granted or asked for.
     fn next_ballot(&self) -> Ballot {
-        let heard = self
-            .peers
-            .iter()
-            .filter_map(|peer| peer.last)
-            .map(|(heartbeat, _)| {
-                heartbeat
-                    .epoch
-                    .max(heartbeat.request)
-                    .max(heartbeat.grant.ballot.epoch)
-            });
+        let heard = self.peers.iter().filter_map(|peer| peer.last);
+        let heard = heard.flat_map(|(heartbeat, _)| {
+            let Heartbeat { epoch, request, .. } = heartbeat;
+            [epoch, request, heartbeat.grant.ballot.epoch]
+        });
+        let heard = heard.filter(|epoch| self.is_plausible(*epoch));
         let highest = heard.max().unwrap_or_default();
         Ballot {
             epoch: highest.max(self.voter.granted().epoch).saturating_add(1),
             candidate: self.settings.own.get(),
         }
+    }
+
+    /// Says whether a lease epoch can be the next one or follow it soon.
+    fn is_plausible(&self, epoch: u64) -> bool {
+        epoch <= self.voter.granted().epoch.saturating_add(STEP_MAX)
     }
 
     /// Returns what keeps this node from asking, for people to read.
@@ -183,7 +195,7 @@ impl Election {
         if self.state == State::Init {
             return Some(Obstacle::Offline);
         }
-        if self.stored.boot != self.durable.boot {
+        if self.stored.boot != self.durable.boot || self.is_disk_stuck(now) {
             return Some(Obstacle::NotStored);
         }
         if !self.is_in_force() {
@@ -268,17 +280,26 @@ impl Election {
 
     /// Returns the attempts that came to nothing; the one that is under way is not one of them yet.
     pub(super) fn failures(&self) -> u8 {
-        let under_way = u8::from(self.lease.is_some());
+        let under_way = u8::from(self.is_attempting);
         self.durable.attempts.saturating_sub(under_way)
     }
 
-    /// Says whether every ready candidate that is heard has older metadata.
+    /// An attempt that ends otherwise than by a failure to serve was none (rule L1d).
+    pub(super) fn forget_attempt(&mut self) {
+        self.durable.attempts = self.failures();
+        self.is_attempting = false;
+    }
+
+    /// Says whether every ready candidate that could win has older metadata.
     pub(super) fn is_freshest_alone(&self, now: Timestamp) -> bool {
         let own = self.metadata.freshness;
         self.has_metadata
             && self
                 .those_heard(now)
                 .filter(|(_, heartbeat)| heartbeat.flags.has(Flags::READY))
+                .filter(|(place, _)| {
+                    self.mutually_heard(now, *place) >= self.settings.members.majority()
+                })
                 .all(|(_, heartbeat)| heartbeat.metadata.freshness < own)
     }
 

@@ -60,8 +60,10 @@ impl Election {
             if of == self.place {
                 return self.heard_bits(now);
             }
+            // Another list numbers its places otherwise.
             let last = self.peers.get(of).and_then(|peer| peer.last);
-            last.map_or(0, |(heartbeat, _)| heartbeat.heard)
+            last.filter(|(heartbeat, _)| heartbeat.membership == self.stored.membership)
+                .map_or(0, |(heartbeat, _)| heartbeat.heard)
         };
         let theirs = bits(place);
         let hears = |other: usize| theirs & bit(other) != 0;

@@ -38,7 +38,7 @@ use self::peers::Peer;
 use self::random::Random;
 use self::rounds::Rounds;
 use self::voter::Voter;
-use super::carp::{Demotion, Followed, Standing};
+use super::carp::{Demotion, Followed, HOLD_DOWN, Standing};
 use super::{Reason, State, Timer, Transition};
 use crate::action::{Action, Actions};
 use crate::cluster::{MEMBERS_MAX, Membership, NodeId, Role};
@@ -48,6 +48,14 @@ use crate::heartbeat::{Echo, Flags, Heartbeat, Stamp};
 use crate::priority::{DEMOTED_ADVSKEW, Priority};
 use crate::promotion::{Phase, STABLE};
 use crate::time::Timestamp;
+
+/// The most that a number may rise by what one peer says: lease epochs, lives and metadata epochs rise by
+/// ones, so more is a mistake, and would use the numbers up.
+const STEP_MAX: u64 = 1 << 32;
+
+/// How long what a node said last of its metadata counts after it served, until it has looked at them: putting
+/// them back and looking takes milliseconds (rule L1).
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often the version of a holder's metadata is brought to disk (rule L1e).
 const SEEN_SPAN: Duration = Duration::from_secs(1);
@@ -77,7 +85,7 @@ pub struct Election {
     has_metadata: bool,
     /// The metadata were looked at since this node started, or served.
     is_settled: bool,
-    /// It served, and has not looked at its metadata since: what it said last counts for T.
+    /// It served, or was about to, and has not looked at its metadata since: what it said last counts.
     counts_until: Option<Timestamp>,
     /// Changes may still arrive.
     follows: bool,
@@ -89,6 +97,10 @@ pub struct Election {
     /// After an attempt that failed.
     retry_at: Timestamp,
     random: Random,
+    /// A promotion is under way that was counted as begun (rule L1d).
+    is_attempting: bool,
+    /// Since when something has been on its way to disk.
+    unstored_since: Option<Timestamp>,
     /// What is wanted on disk, what was asked to be, and what is there.
     durable: Durable,
     ordered: Durable,
@@ -125,9 +137,12 @@ impl Election {
             role,
             target,
             state: State::Init,
-            demotion: Demotion::NONE,
-            hold_down: Timestamp::default(),
-            second_try: Timestamp::default(),
+            demotion: Demotion {
+                promotion_failure: durable.attempts > 0,
+                ..Demotion::NONE
+            },
+            hold_down: now.after(hold_down_after(durable.attempts)),
+            second_try: now.after(timing.lease),
             standing: Standing::default(),
             born: now,
             rounds: Rounds::new(durable.boot, timing.interval, now),
@@ -145,6 +160,8 @@ impl Election {
             turn: None,
             retry_at: now,
             random: Random::new(settings.seed),
+            is_attempting: false,
+            unstored_since: None,
             durable,
             ordered: Durable::default(),
             stored: Durable::default(),
@@ -195,10 +212,6 @@ impl Election {
     }
 
     pub(crate) fn stop(&mut self, now: Timestamp, reason: Reason) -> Transition {
-        if reason == Reason::Stopped {
-            // Who ends in good order did not fail.
-            self.durable.attempts = 0;
-        }
         self.enter(State::Init, now, reason)
     }
 
@@ -225,6 +238,9 @@ impl Election {
             self.demotion.vip_failure = true;
         } else {
             self.demotion.promotion_failure = true;
+        }
+        if !core::mem::take(&mut self.is_attempting) {
+            self.durable.attempts = self.durable.attempts.saturating_add(1);
         }
         self.hold_down = now.after(span);
         self.second_try = now.after(self.settings.timing.lease);
@@ -255,8 +271,7 @@ impl Election {
         if served && !serves && self.has_metadata {
             // What it has now is to be looked at; until then what it said last counts.
             self.is_settled = false;
-            let was_active = self.standing.phase == Phase::Active;
-            self.counts_until = was_active.then(|| now.after(self.settings.timing.lease));
+            self.counts_until = Some(now.after(LOOK_LIMIT));
         }
         if serves {
             self.follows = false;
@@ -341,6 +356,10 @@ impl Election {
 
     /// Rule L8: others remember more of this node than it does. It begins a new life.
     fn rolled_back(&mut self, now: Timestamp, echoed: Stamp) {
+        if echoed.boot > self.durable.boot.saturating_add(STEP_MAX) {
+            return;
+        }
+        self.forget_attempt();
         self.durable.boot = echoed.boot.max(self.durable.boot).saturating_add(1);
         self.rounds.restart(self.durable.boot, now);
         self.voter.restart(now);
@@ -353,16 +372,23 @@ impl Election {
             return;
         }
         self.has_heard_holder = true;
-        if heartbeat.phase == Phase::Active {
-            self.note_seen(now, heartbeat.metadata);
+        if heartbeat.phase != Phase::Active {
+            return;
         }
+        // What an operator has given up is not asked for again.
+        let has_less = heartbeat.metadata.freshness < self.durable.seen;
+        if heartbeat.flags.has(Flags::ACCEPTS_LOSS) && has_less {
+            self.durable.seen = heartbeat.metadata.freshness;
+        }
+        self.note_seen(now, heartbeat.metadata);
     }
 
     /// Rule L1e: the epoch at once, the version about once a second.
     fn note_seen(&mut self, now: Timestamp, metadata: Metadata) {
         let (seen, news) = (self.durable.seen, metadata.freshness);
         let is_due = news.epoch > seen.epoch || now.since(self.seen_at) >= SEEN_SPAN;
-        if news > seen && is_due {
+        let is_plausible = news.epoch <= seen.epoch.saturating_add(STEP_MAX);
+        if news > seen && is_due && is_plausible {
             self.durable.seen = news;
             self.seen_at = now;
         }
@@ -373,6 +399,7 @@ impl Election {
         if durable == self.ordered {
             self.store_took = now.since(self.ordered_at);
         }
+        self.unstored_since = (durable != self.ordered).then_some(now);
         self.stored = durable;
         if let Some(grant) = self.voter.stored(now, durable.granted) {
             self.vote_counts(now, grant);
@@ -389,6 +416,7 @@ impl Election {
             .is_some_and(|since| now.since(since) >= STABLE)
         {
             self.durable.attempts = 0;
+            self.is_attempting = false;
         }
     }
 
@@ -411,11 +439,19 @@ impl Election {
         if self.durable != self.ordered {
             self.ordered = self.durable;
             self.ordered_at = now;
+            self.unstored_since = self.unstored_since.or(Some(now));
             actions.push(Action::Store(self.durable));
         }
         if wants_round {
             actions.push(Action::SendHeartbeats);
         }
+    }
+
+    /// A disk that takes this long takes no vote either: others must not wait for this node.
+    pub(crate) fn is_disk_stuck(&self, now: Timestamp) -> bool {
+        let limit = self.settings.timing.lease.saturating_mul(2);
+        self.unstored_since
+            .is_some_and(|since| now.since(since) > limit)
     }
 
     /// The number of this life is on disk (rule L8).
@@ -427,7 +463,12 @@ impl Election {
         // Who hears nobody has to begin by itself.
         let begin = Some((self.born, Timer::Heartbeat)).filter(|_| self.durable != self.ordered);
         let round = Some((self.rounds.due(), Timer::Heartbeat)).filter(|_| self.is_numbered());
-        let lease = self.lease_ends().map(|at| (at, Timer::LeaseEnd));
+        // A master without a lease is none any more; one that asks has its rounds to wait for.
+        let ends = self.lease_ends();
+        let is_lost = self.state == State::Master && ends.is_none();
+        let ends = ends.filter(|_| self.lease.is_some_and(|lease| lease.is_held));
+        let ends = ends.or_else(|| is_lost.then_some(self.born));
+        let lease = ends.map(|at| (at, Timer::LeaseEnd));
         let grant = self.voter.ends().map(|at| (at, Timer::GrantEnd));
         let turn = self.turn.map(|at| (at, Timer::Ask));
         let advertise = self
@@ -471,6 +512,7 @@ impl Election {
             request,
             grant: self.voter.grant(now).unwrap_or_default(),
             epoch: self.voter.granted().epoch,
+            granted_to: self.voter.granted().candidate,
             metadata: self.metadata,
         })
     }
@@ -498,6 +540,14 @@ impl Election {
             reason,
             at,
         }
+    }
+}
+
+/// Rule L1d: whoever ended in a promotion did not serve; it leaves it to others as if it had failed.
+fn hold_down_after(attempts: u8) -> Duration {
+    match attempts {
+        0 => Duration::ZERO,
+        more => HOLD_DOWN.saturating_mul(1_u32 << more.saturating_sub(1).min(4)),
     }
 }
 

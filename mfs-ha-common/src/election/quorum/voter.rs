@@ -6,7 +6,7 @@
 
 use core::time::Duration;
 
-use super::Refusal;
+use super::{Refusal, STEP_MAX};
 use crate::heartbeat::{Ballot, Grant, Stamp};
 use crate::time::Timestamp;
 
@@ -144,7 +144,8 @@ impl Voter {
         if ballot == self.granted && self.pending.is_none() {
             return self.renew(now, asked);
         }
-        if ballot.epoch <= self.granted.epoch {
+        let highest = self.granted.epoch.saturating_add(STEP_MAX);
+        if ballot.epoch <= self.granted.epoch || ballot.epoch > highest {
             return Answer::Refused(Refusal::Epoch);
         }
         // A holder that has to go on under a higher number is as fresh as it was (rule L3).

@@ -235,12 +235,13 @@ impl Election {
 
     /// Says whether this node could serve what it has.
     pub(super) fn is_ready(&self, now: Timestamp) -> bool {
-        self.could_serve() && !self.is_held_down(now)
+        self.could_serve(now) && !self.is_held_down(now)
     }
 
-    fn could_serve(&self) -> bool {
+    fn could_serve(&self, now: Timestamp) -> bool {
         let standing = &self.standing;
         self.role == Role::Candidate
+            && !self.is_disk_stuck(now)
             && self.state != super::State::Init
             && self.is_settled
             && !standing.not_ready
@@ -251,7 +252,7 @@ impl Election {
     /// fails again and again must not keep those who could serve from it.
     pub(super) fn counts(&self, now: Timestamp) -> bool {
         let has_served = self.counts_until.is_some_and(|until| now < until);
-        let may_fail_once = (self.could_serve() || has_served) && self.failures() < 2;
+        let may_fail_once = (self.could_serve(now) || has_served) && self.failures() < 2;
         self.is_ready(now) || may_fail_once
     }
 
