@@ -56,7 +56,8 @@ pub fn filter(config: &Configuration, cluster: &Cluster, keys: &Keys) -> Cluster
     }
     if let Configuration::Candidate(config) = config {
         policy |= TRAILERS;
-        if config.carp.require_extension {
+        // In quorum mode adverts decide nothing: those of strangers are not worth waking up for.
+        if config.carp.require_extension || config.quorum().is_some() {
             policy |= REQUIRE_EXTENSION;
         }
     }

@@ -27,7 +27,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 8;
 /// A client that takes longer is cut off.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(5);
+const CONNECTION_LIMIT: Duration = Duration::from_secs(2);
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -44,6 +44,7 @@ use crate::promotion::{
     self, Executor, Housekeeping, Inputs, Judges, Metadata, Orders, Place, Reports,
 };
 use crate::signals::Signals;
+use crate::state::StateDir;
 use crate::supervisor::{self, LinkViews, Supervisor};
 use crate::{clock, cluster};
 
@@ -70,6 +71,48 @@ pub enum GroundError {
     StaleVip(#[source] VipError),
 }
 
+/// A machine on which nothing of an earlier life serves any more.
+pub struct Cleared {
+    config: Arc<Config>,
+    source: Ipv4Addr,
+    link_watcher: LinkWatcher,
+    link: watch::Receiver<LinkState>,
+    state: LinkState,
+    metadata: Option<(Metadata, Services)>,
+}
+
+impl Cleared {
+    /// Removes the VIP of an earlier life, ends an mfsmaster that is not ours, and finds the interface.
+    ///
+    /// It comes before everything that can be refused: a start that fails leaves nobody who would do it.
+    ///
+    /// # Errors
+    /// What is missing or in the way.
+    pub async fn prepare(config: Config) -> Result<Self, GroundError> {
+        let config = Arc::new(config);
+        let (link_watcher, link) = watch_link(&config.interface).await?;
+        let state = link.borrow().clone();
+        let interface = first_interface(&config, &state).map_err(GroundError::Interface)?;
+        // A living daemon has its program on the interface for as long as it has the VIP. Without one
+        // the VIP is nobody's, whatever may keep this start from becoming its owner.
+        if interface.xdp.is_none() {
+            remove_stale_vip(&config).await?;
+        }
+        let source = supervisor::source(&config, interface).map_err(GroundError::Interface)?;
+        let metadata = prepare_metadata(&config)
+            .await
+            .map_err(GroundError::Metadata)?;
+        Ok(Self {
+            config,
+            source,
+            link_watcher,
+            link,
+            state,
+            metadata,
+        })
+    }
+}
+
 /// A usable interface with the XDP program on it.
 pub struct Ground {
     configuration: Arc<Configuration>,
@@ -84,29 +127,24 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Finds the interface, loads the program and attaches it.
+    /// Loads the program and attaches it.
     ///
     /// # Errors
     /// What is missing or in the way.
     pub async fn prepare(
-        config: Config,
+        cleared: Cleared,
         key: HmacKey,
         cluster: Option<ClusterStart>,
     ) -> Result<Self, GroundError> {
-        let configuration = Arc::new(Configuration::Candidate(config.clone()));
-        let config = Arc::new(config);
-        let (link_watcher, link) = watch_link(&config.interface).await?;
-        let state = link.borrow().clone();
-        let interface = first_interface(&config, &state).map_err(GroundError::Interface)?;
-        // A living daemon has its program on the interface for as long as it has the VIP. Without one
-        // the VIP is nobody's, whatever may keep this start from becoming its owner.
-        if interface.xdp.is_none() {
-            remove_stale_vip(&config).await?;
-        }
-        let source = supervisor::source(&config, interface).map_err(GroundError::Interface)?;
-        let metadata = prepare_metadata(&config)
-            .await
-            .map_err(GroundError::Metadata)?;
+        let Cleared {
+            config,
+            source,
+            link_watcher,
+            link,
+            state,
+            metadata,
+        } = cleared;
+        let configuration = Arc::new(Configuration::Candidate(Config::clone(&config)));
         let mut base = Base::load(&configuration, &config.carp.peers, cluster.as_ref())?;
         let filter = base.take_filter()?;
         let mut supervisor = Supervisor::new(
@@ -173,6 +211,8 @@ pub struct Daemon {
     control: ControlSocket,
     logger: Logger,
     signals: Signals,
+    /// In carp mode nobody writes to it, and nobody else may sign with the number of this life.
+    _state: Option<StateDir>,
 }
 
 /// What carries out the decisions about VIP, hooks and metadata.
@@ -208,7 +248,7 @@ impl Daemon {
         let signals = Signals::new()?;
         let control = ControlSocket::bind(&config.socket_path())?;
         let node = node(&config, ground.source, ground.cluster.as_ref())?;
-        let (cluster, keepers, inspector) = match ClusterTasks::start(
+        let (cluster, keepers, inspector, state) = match ClusterTasks::start(
             &ground.configuration,
             ground.cluster,
             &base.attachments,
@@ -219,8 +259,9 @@ impl Daemon {
                 (tasks.quorum, Some(tasks.signer)),
                 tasks.keepers,
                 tasks.inspector,
+                tasks.state,
             ),
-            None => ((None, None), Vec::new(), None),
+            None => ((None, None), Vec::new(), None, None),
         };
         let (service, parts) = service(
             &config,
@@ -263,6 +304,7 @@ impl Daemon {
             control,
             logger: base.logger,
             signals,
+            _state: state,
         })
     }
 
@@ -284,6 +326,7 @@ impl Daemon {
             control,
             logger,
             signals,
+            _state,
         } = self;
         let ServiceTasks {
             applier,

@@ -20,6 +20,7 @@ use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
 use mfs_ha_common::action::{Action, Actions};
 use mfs_ha_common::durable::Durable;
+use mfs_ha_common::election::quorum::LeaseStatus;
 use mfs_ha_common::election::{Timer, Transition};
 use mfs_ha_common::event::Event;
 use mfs_ha_common::freshness::Metadata;
@@ -54,6 +55,9 @@ const RECORDS_PER_TURN: usize = 8192;
 
 /// Transitions that status shows.
 const TRANSITIONS_MAX: usize = 32;
+
+/// Metadata epochs that one lease has room for: restarts of mfsmaster while it is held.
+const EPOCHS_IN_LEASE: u64 = 1 << 16;
 
 /// What the rest of the daemon tells the heartbeat thread.
 #[derive(Debug)]
@@ -450,8 +454,7 @@ impl Driver {
                     // A witness has nothing that this could be about.
                     if let Some(service) = &self.outputs.service {
                         let lease = self.node.lease(clock::now());
-                        let seen = lease.map(|lease| lease.durable.seen.epoch);
-                        service.order(action, seen.unwrap_or_default());
+                        service.order(action, lease.map_or(0, epochs_before));
                     }
                 }
                 Action::Report(transition) => self.report(transition),
@@ -505,4 +508,14 @@ impl Driver {
         transitions.push_back(transition);
         self.view.transitions = transitions.into();
     }
+}
+
+/// Returns the metadata epoch that a promotion under this lease has to exceed.
+///
+/// Lease epochs rise with each lease that a majority ever granted, so metadata epochs that begin where the
+/// lease's number says are those of nobody else, whoever was down while others served. Restarts in place
+/// have room below the next lease.
+fn epochs_before(lease: LeaseStatus) -> u64 {
+    let begin = lease.ballot.epoch.checked_mul(EPOCHS_IN_LEASE);
+    lease.durable.seen.epoch.max(begin.unwrap_or_default())
 }

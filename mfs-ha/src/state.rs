@@ -72,8 +72,8 @@ pub enum StateError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Another daemon works on it.
-    #[error("another daemon has the state directory {}", path.display())]
+    /// Another daemon works on it, or it cannot be locked.
+    #[error("cannot lock the state directory {} (rule L9)", path.display())]
     Locked {
         /// The directory.
         path: PathBuf,

@@ -11,7 +11,8 @@ use super::{Exit, ExitWith as _, Failure};
 use crate::bpf::{AttachError, BpfError};
 use crate::config::{Config, Configuration, Witness};
 use crate::daemon::{
-    ClusterStart, ClusterStartError, Daemon, Ground, GroundError, WitnessDaemon, WitnessError,
+    Cleared, ClusterStart, ClusterStartError, Daemon, Ground, GroundError, WitnessDaemon,
+    WitnessError,
 };
 use crate::lock::{InstanceLock, LockError};
 use crate::privileges;
@@ -60,8 +61,11 @@ async fn run_candidate(config: Config) -> Result<(), Failure> {
     let _lock = lock(&config.run_dir, &config.instance)?;
     let (instance, interface) = (config.instance.clone(), config.interface.clone());
     let vhid = config.carp.vhid;
-    let cluster = start_cluster(&Configuration::Candidate(config.clone())).await?;
-    let ground = Ground::prepare(config, key, cluster)
+    let configuration = Configuration::Candidate(config.clone());
+    // First of all: whatever is refused after this, nothing of an earlier life goes on serving.
+    let cleared = Cleared::prepare(config).await.map_err(refused_ground)?;
+    let cluster = start_cluster(&configuration).await?;
+    let ground = Ground::prepare(cleared, key, cluster)
         .await
         .map_err(refused_ground)?;
     let daemon = Daemon::start(ground).await.exit_with(Exit::Failure)?;

@@ -14,7 +14,7 @@ use super::values::{absolute_path, choice, host_address};
 const PATHS_MAX: usize = 4;
 
 /// A lease has to outlive two heartbeats that got lost.
-const HEARTBEATS_IN_LEASE: u64 = 3;
+const HEARTBEATS_IN_LEASE: u64 = 4;
 
 /// Where what a node must not forget is kept.
 const STATE_DIR: &str = "/var/lib/mfs-ha";

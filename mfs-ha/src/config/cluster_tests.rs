@@ -244,7 +244,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         &[
             "`cluster.lease_ms` is 149",
             "`cluster.heartbeat_interval_ms` is 50",
-            "at least 3 heartbeats, here 150",
+            "at least 4 heartbeats, here 200",
         ],
     ),
     (
@@ -253,7 +253,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         &[
             "`cluster.lease_ms` is 300",
             "`cluster.heartbeat_interval_ms` is 101",
-            "here 303",
+            "here 404",
         ],
     ),
     (

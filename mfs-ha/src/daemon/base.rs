@@ -161,7 +161,7 @@ pub(super) struct ClusterTasks {
     pub(super) signer: Signer,
     pub(super) inspector: Option<ClusterInspector>,
     /// Locked for as long as this node signs adverts, where nobody writes to it.
-    _state: Option<StateDir>,
+    pub(super) state: Option<StateDir>,
 }
 
 impl ClusterTasks {
@@ -190,7 +190,7 @@ impl ClusterTasks {
                 quorum: None,
                 signer,
                 inspector: None,
-                _state: Some(state),
+                state: Some(state),
             }));
         }
         let paths = paths(cluster);
@@ -214,7 +214,7 @@ impl ClusterTasks {
                 paths: views,
                 state: writer.views,
             }),
-            _state: None,
+            state: None,
         }))
     }
 

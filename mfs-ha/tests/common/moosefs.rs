@@ -340,7 +340,9 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         // First the mount, or a client whose master is gone would keep it busy.
-        umount2(self.place.path(), MntFlags::MNT_DETACH).ok();
+        // By force: mfsmount may be asking its own mount something, and would wait for itself after its death.
+        let flags = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH;
+        umount2(self.place.path(), flags).ok();
         drop(self.program.child.kill());
         drop(self.program.child.wait());
     }

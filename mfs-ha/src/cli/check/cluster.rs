@@ -56,7 +56,7 @@ fn mode(cluster: &Cluster, config: &Configuration, report: &mut Report) {
     for doubt in cluster.doubts() {
         let (message, hint) = doubt
             .rsplit_once("; ")
-            .unwrap_or((&doubt, "see docs/operations.md, \"Quorum mode\""));
+            .unwrap_or((&doubt, "see docs/quorum.md, \"What is needed\""));
         report.warn("members", message, hint);
     }
     if cluster.accepts_loss {
@@ -137,7 +137,7 @@ fn state(cluster: &Cluster, instance: &str, report: &mut Report) {
         Err(error) => report.fail(
             name,
             chain(&error),
-            "see docs/operations.md, \"Quorum mode\"",
+            "see docs/quorum.md, \"What is needed\"",
         ),
     }
     if is_in_memory(&dir) {

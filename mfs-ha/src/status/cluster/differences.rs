@@ -134,6 +134,7 @@ mod tests {
             request: 0,
             grant: Grant::default(),
             epoch: 0,
+            granted_to: 0,
             metadata: Metadata::default(),
         }
     }
