@@ -115,7 +115,12 @@ impl World {
         let seed = self.rng.next();
         let plan = self.plan;
         let (now, at) = (self.now, self.members[id].clock.local(self.now));
+        // Nobody serves for 30 s here: most lives shall begin as after one that did.
+        let has_served_for_long = self.rng.percent(80);
         let member = &mut self.members[id];
+        if has_served_for_long {
+            member.disk.attempts = 0;
+        }
         let config = member.configure(&plan, seed);
         member.life += 1;
         let node = Node::new(config, at);
