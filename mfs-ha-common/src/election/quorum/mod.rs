@@ -138,10 +138,10 @@ impl Election {
             target,
             state: State::Init,
             demotion: Demotion {
-                promotion_failure: durable.attempts > 0,
+                promotion_failure: has_metadata && durable.attempts > 1,
                 ..Demotion::NONE
             },
-            hold_down: now.after(hold_down_after(durable.attempts)),
+            hold_down: now.after(hold_down_after(durable.attempts, has_metadata)),
             second_try: now.after(timing.lease),
             standing: Standing::default(),
             born: now,
@@ -543,11 +543,14 @@ impl Election {
     }
 }
 
-/// Rule L1d: whoever ended in a promotion did not serve; it leaves it to others as if it had failed.
-fn hold_down_after(attempts: u8) -> Duration {
-    match attempts {
-        0 => Duration::ZERO,
-        more => HOLD_DOWN.saturating_mul(1_u32 << more.saturating_sub(1).min(4)),
+/// Rule L1d: whoever ended in a second promotion in a row leaves the lease to others as if it had failed. An
+/// address alone cannot be served in vain.
+fn hold_down_after(attempts: u8, has_metadata: bool) -> Duration {
+    match attempts.checked_sub(1) {
+        Some(doublings @ 1..) if has_metadata => {
+            HOLD_DOWN.saturating_mul(1_u32 << doublings.min(4))
+        }
+        _ => Duration::ZERO,
     }
 }
 
