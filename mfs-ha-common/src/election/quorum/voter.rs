@@ -48,6 +48,8 @@ pub(super) struct Voter {
     pending: Option<Grant>,
     /// The highest grant ever given, on disk or on its way there.
     granted: Ballot,
+    /// The highest grant that is on disk.
+    on_disk: Ballot,
     /// Since when it could grant anything: it started, and T has passed; or a grant ran out.
     free_since: Timestamp,
     lease: Duration,
@@ -60,6 +62,7 @@ impl Voter {
             live: None,
             pending: None,
             granted,
+            on_disk: granted,
             free_since: now.after(lease),
             lease,
         }
@@ -67,7 +70,10 @@ impl Voter {
 
     /// Forgets what is in force, as a new life does.
     pub(super) fn restart(&mut self, now: Timestamp) {
-        *self = Self::new(self.granted, self.lease, now);
+        *self = Self {
+            on_disk: self.on_disk,
+            ..Self::new(self.granted, self.lease, now)
+        };
     }
 
     /// Returns the highest grant ever given.
@@ -168,11 +174,17 @@ impl Voter {
                 Answer::Refused(Refusal::Epoch)
             };
         }
+        let grant = Grant {
+            ballot: asked.ballot,
+            request: asked.request,
+        };
+        // It was taken back on its way to disk, and may still be on its way.
+        if self.on_disk != self.granted {
+            self.pending = Some(grant);
+            return Answer::Store;
+        }
         self.live = Some(Live {
-            grant: Grant {
-                ballot: asked.ballot,
-                request: asked.request,
-            },
+            grant,
             until: now.after(self.lease),
         });
         Answer::Extended
@@ -180,6 +192,7 @@ impl Voter {
 
     /// Takes note of what is on disk. Returns the grant that is in force from now on.
     pub(super) fn stored(&mut self, now: Timestamp, granted: Ballot) -> Option<Grant> {
+        self.on_disk = granted;
         let grant = self.pending.filter(|grant| grant.ballot == granted)?;
         self.pending = None;
         self.live = Some(Live {
@@ -344,6 +357,21 @@ mod tests {
         };
         assert_eq!(voter.stored(at(402), ballot), None);
         assert_eq!(voter.bound_to(at(402)), None);
+    }
+
+    #[test]
+    fn what_was_taken_back_on_its_way_to_disk_is_renewed_only_when_it_is_there() {
+        let mut voter = granted();
+        assert!(voter.release(at(400), 1));
+        assert_eq!(ask(&mut voter, 400, asked(2, 6, 1, false)), Answer::Store);
+        assert!(voter.release(at(401), 2));
+        assert_eq!(ask(&mut voter, 402, asked(2, 6, 2, true)), Answer::Store);
+        assert_eq!(voter.grant(at(402)), None, "it is not on disk yet");
+        let ballot = Ballot {
+            epoch: 6,
+            candidate: 2,
+        };
+        assert!(voter.stored(at(403), ballot).is_some());
     }
 
     #[test]
