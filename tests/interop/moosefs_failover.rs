@@ -9,8 +9,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use mfs_ha_lab::judge::analysis::Spread;
 use mfs_ha_lab::oracle::client::ClientOptions;
+use mfs_ha_lab::oracle::figures::table;
 use mfs_ha_lab::oracle::report::Report;
 use mfs_ha_lab::oracle::trial::{Fault, Patience, Strike, complete, strike};
 use mfs_ha_lab::serial;
@@ -79,31 +79,6 @@ fn assert_nothing_lost(cluster: &mut Cluster) {
     assert_eq!(history.failures, []);
 }
 
-fn print_figures(what: &str, reports: &[Report]) {
-    type Figure = (&'static str, fn(&Report) -> Option<f64>);
-    let figures: [Figure; 6] = [
-        ("first advert of the new master", |report| report.t_detect),
-        ("VIP answered by the new owner", |report| report.t_vip),
-        ("new mfsmaster takes clients", |report| report.t_listen),
-        ("client's next write", |report| report.t_write),
-        ("client's next read", |report| report.t_read),
-        ("longest time without a write", |report| {
-            Some(report.write_gap_s)
-        }),
-    ];
-    println!("{what}, {} runs, after the failure:", reports.len());
-    for (name, figure) in figures {
-        let times: Vec<Duration> = reports
-            .iter()
-            .filter_map(figure)
-            .map(Duration::from_secs_f64)
-            .collect();
-        if let Some(spread) = Spread::of(&times) {
-            println!("  {name:<32}{spread} (of {})", times.len());
-        }
-    }
-}
-
 #[test]
 fn the_serving_node_dies() {
     let _serial = serial();
@@ -115,7 +90,7 @@ fn the_serving_node_dies() {
         .take(runs(2, 10))
         .map(|order| fail(&mut cluster, order))
         .collect();
-    print_figures("node death", &reports);
+    println!("{}", table("node death", &reports));
     assert_nothing_lost(&mut cluster);
     assert!(
         reports
@@ -131,7 +106,7 @@ fn the_master_alone_crashes() {
     let reports: Vec<Report> = (0..runs(2, 10))
         .map(|_| fail(&mut cluster, Fault::MasterCrash))
         .collect();
-    print_figures("crash of mfsmaster", &reports);
+    println!("{}", table("crash of mfsmaster", &reports));
     assert_nothing_lost(&mut cluster);
 }
 
@@ -142,7 +117,7 @@ fn the_serving_node_is_asked_to_leave() {
     let reports: Vec<Report> = (0..runs(2, 10))
         .map(|_| fail(&mut cluster, Fault::Graceful))
         .collect();
-    print_figures("graceful end", &reports);
+    println!("{}", table("graceful end", &reports));
     assert_nothing_lost(&mut cluster);
     assert!(
         reports

@@ -8,9 +8,9 @@
 
 use std::time::{Duration, Instant};
 
-use mfs_ha_lab::judge::analysis::Spread;
 use mfs_ha_lab::net::topology::Traffic;
 use mfs_ha_lab::oracle::client::ClientOptions;
+use mfs_ha_lab::oracle::figures::table;
 use mfs_ha_lab::oracle::record::Role;
 use mfs_ha_lab::oracle::report::Report;
 use mfs_ha_lab::oracle::trial::{Fault, Patience, audit, complete, strike};
@@ -65,28 +65,6 @@ fn fail(cluster: &mut Cluster, fault: Fault) -> Report {
     println!("{}, with the way back: {finding}", fault.name());
     assert_eq!((finding.owners_max, finding.moves), (1, 1));
     report
-}
-
-fn print_figures(what: &str, reports: &[Report]) {
-    type Figure = (&'static str, fn(&Report) -> Option<f64>);
-    let figures: [Figure; 5] = [
-        ("first advert of the new master", |report| report.t_detect),
-        ("VIP answered by the new owner", |report| report.t_vip),
-        ("new mfsmaster takes clients", |report| report.t_listen),
-        ("client's next write", |report| report.t_write),
-        ("client's next read", |report| report.t_read),
-    ];
-    println!("{what}, {} runs, after the failure:", reports.len());
-    for (name, figure) in figures {
-        let times: Vec<Duration> = reports
-            .iter()
-            .filter_map(figure)
-            .map(Duration::from_secs_f64)
-            .collect();
-        if let Some(spread) = Spread::of(&times) {
-            println!("  {name:<32}{spread} (of {})", times.len());
-        }
-    }
 }
 
 /// The master cannot be reached by those who vote: it gives way by itself when its lease ends, which is before
@@ -282,7 +260,7 @@ fn three_candidates_fail_over_and_nothing_is_lost() {
         .take(if is_long() { 6 } else { 1 })
         .map(|fault| fail(&mut cluster, fault))
         .collect();
-    print_figures("node death, three candidates", &deaths);
+    println!("{}", table("node death, three candidates", &deaths));
     restart_each(&mut cluster);
     fail(&mut cluster, Fault::Graceful);
     assert_nothing_lost(&mut cluster);
@@ -310,7 +288,10 @@ fn two_candidates_and_a_witness_fail_over_and_nothing_is_lost() {
     let deaths: Vec<Report> = (0..if is_long() { 4 } else { 1 })
         .map(|_| fail(&mut cluster, Fault::NodeDeath))
         .collect();
-    print_figures("node death, two candidates and a witness", &deaths);
+    println!(
+        "{}",
+        table("node death, two candidates and a witness", &deaths)
+    );
     assert_quiet(&mut cluster, "restart of the witness", |cluster| {
         cluster.witness().unwrap().terminate(SETTLE).unwrap();
         cluster.start_witness().unwrap();

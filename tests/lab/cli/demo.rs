@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use mfs_ha_lab::judge::analysis::Spread;
 use mfs_ha_lab::oracle::client::ClientOptions;
+use mfs_ha_lab::oracle::figures::FIGURES;
 use mfs_ha_lab::oracle::report::Report;
 use mfs_ha_lab::oracle::trial::{Fault, Patience, complete, conclude};
 use mfs_ha_lab::requirements::{lab_binary, mfs_ha_binary, require_root};
@@ -22,60 +22,6 @@ const PATIENCE: Patience = Patience {
 };
 /// The judges keep all that they saw: a long demo is several labs.
 const RUNS_PER_LAB: u32 = 20;
-
-/// A figure: its name, where it is in a report, and what the recipe needed (median, least, most; a recipe is
-/// ucarp with shell scripts that stop the metalogger, restore the metadata and start the master).
-type Figure = (
-    &'static str,
-    &'static str,
-    fn(&Report) -> Option<f64>,
-    fn(Fault) -> &'static str,
-);
-
-const FIGURES: [Figure; 7] = [
-    (
-        "detect",
-        "first advert of the new master",
-        |report| report.t_detect,
-        |_| "-",
-    ),
-    (
-        "vip",
-        "VIP answered by the new owner",
-        |report| report.t_vip,
-        recipe_vip,
-    ),
-    (
-        "listen",
-        "new mfsmaster takes clients",
-        |report| report.t_listen,
-        recipe_listen,
-    ),
-    (
-        "write",
-        "client's next write",
-        |report| report.t_write,
-        recipe_write,
-    ),
-    (
-        "read",
-        "client's next read",
-        |report| report.t_read,
-        recipe_read,
-    ),
-    (
-        "write_all",
-        "  all writers have gone on",
-        |report| report.t_write_all,
-        |_| "-",
-    ),
-    (
-        "read_all",
-        "  all readers have gone on",
-        |report| report.t_read_all,
-        |_| "-",
-    ),
-];
 
 pub(crate) fn run(
     mode: Mode,
@@ -220,14 +166,14 @@ fn summary(fault: Fault, reports: &[Report]) -> String {
         "",
         "mfs-ha, just now"
     );
-    for (key, name, figure, recipe) in FIGURES {
+    for figure in FIGURES {
         // A master that stays is not detected, and its VIP does not move.
-        let nothing = if ["detect", "vip"].contains(&key) {
+        let nothing = if ["detect", "vip"].contains(&figure.key) {
             "-"
         } else {
             "never"
         };
-        let (shown, count) = spread(reports, figure).map_or_else(
+        let (shown, count) = figure.spread(reports).map_or_else(
             || (nothing.to_owned(), 0),
             |(spread, count)| (spread.to_string(), count),
         );
@@ -237,28 +183,20 @@ fn summary(fault: Fault, reports: &[Report]) -> String {
             String::new()
         };
         text.push_str(&format!(
-            "  {name:<34}{:<26}{}\n",
+            "  {:<34}{:<26}{}\n",
+            figure.name,
             shown + &partly,
-            recipe(fault)
+            recipe(fault, figure.key)
         ));
     }
     text
 }
 
-fn spread(reports: &[Report], figure: fn(&Report) -> Option<f64>) -> Option<(Spread, usize)> {
-    let times: Vec<Duration> = reports
-        .iter()
-        .filter_map(figure)
-        .map(Duration::from_secs_f64)
-        .collect();
-    Some((Spread::of(&times)?, times.len()))
-}
-
 fn document(fault: Fault, reports: &[Report]) -> Value {
     let figures: serde_json::Map<String, Value> = FIGURES
         .into_iter()
-        .map(|(key, _, figure, recipe)| {
-            let spread = spread(reports, figure).map(|(spread, count)| {
+        .map(|figure| {
+            let spread = figure.spread(reports).map(|(spread, count)| {
                 json!({
                     "count": count,
                     "median": spread.median.as_secs_f64(),
@@ -267,8 +205,8 @@ fn document(fault: Fault, reports: &[Report]) -> Value {
                 })
             });
             (
-                format!("t_{key}"),
-                json!({"mfs_ha_s": spread, "recipe_ms": recipe(fault)}),
+                format!("t_{}", figure.key),
+                json!({"mfs_ha_s": spread, "recipe_ms": recipe(fault, figure.key)}),
             )
         })
         .collect();
@@ -305,58 +243,36 @@ fn known_limitation(fault: Fault, reports: &[Report]) -> Option<&'static str> {
     }
 }
 
-fn recipe_vip(fault: Fault) -> &'static str {
-    match fault {
-        Fault::NodeDeath | Fault::NodeDeathLinkLast => "2810 [2350..3080], once 11270",
-        Fault::MasterCrash => "never notices",
-        Fault::Graceful => "3290 [3290..3430]",
+/// What the recipe needed: median, least, most. It is ucarp with shell scripts that stop the metalogger, restore
+/// the metadata and start the master.
+fn recipe(fault: Fault, figure_key: &str) -> &'static str {
+    let [vip, listen, write, read] = match fault {
+        Fault::NodeDeath | Fault::NodeDeathLinkLast => [
+            "2810 [2350..3080], once 11270",
+            "8480 [7080..15870]; 1 of 17: never",
+            "9480 [9080..16700]; 1 of 17: never",
+            "[9450..19500]",
+        ],
+        Fault::MasterCrash => ["never notices", "never", "never", "never"],
+        Fault::Graceful => [
+            "3290 [3290..3430]",
+            "10090 [9140..12980]",
+            "10980, 11070; once 745 files rolled back",
+            "10980, 11070",
+        ],
         Fault::DaemonKill
         | Fault::DaemonFreeze
         | Fault::Partition
         | Fault::Split
         | Fault::Mute
-        | Fault::Deaf => "not measured",
-    }
-}
-
-fn recipe_listen(fault: Fault) -> &'static str {
-    match fault {
-        Fault::NodeDeath | Fault::NodeDeathLinkLast => "8480 [7080..15870]; 1 of 17: never",
-        Fault::MasterCrash => "never",
-        Fault::Graceful => "10090 [9140..12980]",
-        Fault::DaemonKill
-        | Fault::DaemonFreeze
-        | Fault::Partition
-        | Fault::Split
-        | Fault::Mute
-        | Fault::Deaf => "not measured",
-    }
-}
-
-fn recipe_write(fault: Fault) -> &'static str {
-    match fault {
-        Fault::NodeDeath | Fault::NodeDeathLinkLast => "9480 [9080..16700]; 1 of 17: never",
-        Fault::MasterCrash => "never",
-        Fault::Graceful => "10980, 11070; once 745 files rolled back",
-        Fault::DaemonKill
-        | Fault::DaemonFreeze
-        | Fault::Partition
-        | Fault::Split
-        | Fault::Mute
-        | Fault::Deaf => "not measured",
-    }
-}
-
-fn recipe_read(fault: Fault) -> &'static str {
-    match fault {
-        Fault::NodeDeath | Fault::NodeDeathLinkLast => "[9450..19500]",
-        Fault::MasterCrash => "never",
-        Fault::Graceful => "10980, 11070",
-        Fault::DaemonKill
-        | Fault::DaemonFreeze
-        | Fault::Partition
-        | Fault::Split
-        | Fault::Mute
-        | Fault::Deaf => "not measured",
+        | Fault::Deaf => ["not measured"; 4],
+    };
+    match figure_key {
+        "vip" => vip,
+        "listen" => listen,
+        "write" => write,
+        "read" => read,
+        // The recipe was watched for no others.
+        _ => "-",
     }
 }

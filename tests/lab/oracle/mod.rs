@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod client;
+pub mod figures;
 pub mod history;
 pub mod record;
 pub mod report;
