@@ -6,6 +6,12 @@
 #![no_main]
 #![expect(clippy::unwrap_used, reason = "conversions of slices of known length")]
 
+#[path = "../../tests/vectors/cluster.rs"]
+#[expect(
+    dead_code,
+    reason = "here it only says what the node is told of adverts"
+)]
+mod cluster;
 #[path = "../../mfs-ha-common/tests/support/cluster_opinions.rs"]
 mod cluster_opinions;
 #[path = "../../mfs-ha-common/tests/support/cluster_reference.rs"]

@@ -24,47 +24,21 @@ use mfs_ha_common::carp::frame::Sender;
 use mfs_ha_common::carp::trailer::Trailer;
 use mfs_ha_common::carp::{Advert, Vhid};
 use mfs_ha_common::cluster::NodeId;
-use mfs_ha_common::filter::{ClusterConfig, HEARTBEATS, PREVIOUS_KEY, VLAN_ANY};
+use mfs_ha_common::filter::{HEARTBEATS, PREVIOUS_KEY, VLAN_ANY};
 use mfs_ha_common::freshness::Freshness;
 use mfs_ha_common::heartbeat::{BODY_LEN, Heartbeat, Stamp};
-use mfs_ha_common::member::{Claim, Cluster, MemberKey, MismatchState};
+use mfs_ha_common::member::{Claim, MemberKey, MismatchState};
 use mfs_ha_common::net::Frame as _;
 use mfs_ha_common::priority::Priority;
 use mfs_ha_common::stats::DropReason;
 use mfs_ha_common::time::Timestamp;
-use mfs_ha_common::validate::{Verdict, validate};
+use mfs_ha_common::validate::Verdict;
 use proptest::prelude::*;
-
-struct Known<'a> {
-    config: &'a ClusterConfig,
-    members: &'a [(MemberKey, Stamp)],
-}
-
-impl Cluster for Known<'_> {
-    fn config(&self) -> Option<&ClusterConfig> {
-        Some(self.config)
-    }
-
-    fn last(&self, key: MemberKey) -> Option<Stamp> {
-        let mut members = self.members.iter();
-        members
-            .find(|(known, _)| *known == key)
-            .map(|(_, stamp)| *stamp)
-    }
-}
-
-fn judge(case: &Case) -> Verdict {
-    let known = Known {
-        config: &case.cluster,
-        members: &case.members,
-    };
-    validate(case.frame.as_slice(), &case.filter, &(), &known)
-}
 
 /// The verdict in the words of the table.
 fn verdict(case: &Case) -> Expected {
     let frame = case.frame.as_slice();
-    match judge(case) {
+    match case.judge() {
         Verdict::Pass(reason) => Expected::Pass(reason),
         Verdict::Drop(reason) => Expected::Drop(reason),
         Verdict::Mismatch(reason, claimed) => Expected::Mismatch(reason, claimed.read(frame)),
@@ -118,7 +92,7 @@ fn what_was_accepted_is_a_replay_from_then_on() {
         for (_, last) in members.filter(|(known, _)| *known == key) {
             *last = stamp;
         }
-        assert_eq!(judge(&case), Verdict::Drop(reason), "{}", case.name);
+        assert_eq!(case.judge(), Verdict::Drop(reason), "{}", case.name);
         accepted += 1;
     }
     assert!(accepted > 20, "{accepted}");
@@ -191,7 +165,7 @@ fn no_flipped_bit_of_a_heartbeat_is_accepted() {
     for bit in 42 * 8..good.frame.len() * 8 {
         let mut case = good.clone();
         case.frame[bit / 8] ^= 1 << (bit % 8);
-        let verdict = judge(&case);
+        let verdict = case.judge();
         assert!(
             matches!(verdict, Verdict::Drop(_) | Verdict::Mismatch(..)),
             "bit {bit}: {verdict:?}"
@@ -209,7 +183,7 @@ fn no_cut_frame_is_accepted() {
         for len in 0..good.len() {
             let mut case = cluster::example();
             case.frame = good[..len].to_vec();
-            let verdict = judge(&case);
+            let verdict = case.judge();
             assert!(
                 matches!(verdict, Verdict::Pass(_) | Verdict::Drop(_)),
                 "{len} bytes: {verdict:?}"
@@ -387,7 +361,7 @@ proptest! {
         }
         let body_at = if ipv6 { 62 } else { 42 };
         let is_genuine = case.frame[body_at..] == good[body_at..];
-        match judge(&case) {
+        match case.judge() {
             Verdict::Heartbeat(_) => prop_assert!(is_genuine),
             Verdict::Accept(accepted) => panic!("a heartbeat is no advert: {accepted:?}"),
             Verdict::Pass(_) | Verdict::Drop(_) | Verdict::Mismatch(..) => {}

@@ -1,9 +1,9 @@
 //! Heartbeats and adverts with a trailer, and what has to become of each.
 //!
-//! A plain file like `vectors.rs`, which the host's test and the kernel's test include by path. The three
-//! frames in full were made by another program from the layout in `docs/protocol.md`; every other case is
-//! one of them with one thing changed, and signed anew where the tag shall be right. The tags come from the
-//! siphasher crate.
+//! A plain file like `vectors.rs`, which the host's test, the kernel's test and a fuzz target include by path.
+//! The three frames in full were made by another program from the layout in `docs/protocol.md`; every other
+//! case is one of them with one thing changed, and signed anew where the tag shall be right. The tags come from
+//! the siphasher crate.
 
 #[path = "cluster/adverts.rs"]
 mod adverts;
@@ -17,8 +17,9 @@ use mfs_ha_common::filter::{
     ClusterConfig, FilterConfig, HEARTBEATS, PREVIOUS_KEY, TRAILERS, VLAN_ANY,
 };
 use mfs_ha_common::heartbeat::{Stamp, TagKey};
-use mfs_ha_common::member::{Claim, MemberKey};
+use mfs_ha_common::member::{Claim, Cluster, MemberKey};
 use mfs_ha_common::stats::{DropReason, PassReason};
+use mfs_ha_common::validate::{Verdict, validate};
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 /// The keys of the table: the current one, the one before it, and one that nobody has configured.
@@ -92,6 +93,26 @@ pub(crate) struct Case {
     /// What MEMBERS holds: entries of the configured members.
     pub(crate) members: Vec<(MemberKey, Stamp)>,
     pub(crate) expected: Expected,
+}
+
+impl Cluster for Case {
+    fn config(&self) -> Option<&ClusterConfig> {
+        Some(&self.cluster)
+    }
+
+    fn last(&self, key: MemberKey) -> Option<Stamp> {
+        let mut members = self.members.iter();
+        members
+            .find(|(known, _)| *known == key)
+            .map(|(_, stamp)| *stamp)
+    }
+}
+
+impl Case {
+    /// The verdict of the code under test.
+    pub(crate) fn judge(&self) -> Verdict {
+        validate(self.frame.as_slice(), &self.filter, &(), self)
+    }
 }
 
 pub(crate) fn bytes(hex: &str) -> Vec<u8> {

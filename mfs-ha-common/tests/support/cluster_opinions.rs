@@ -1,11 +1,11 @@
 //! The verdict of the code under test on a heartbeat, in the words of the second opinion.
 
-use mfs_ha_common::carp::auth::HmacKey;
-use mfs_ha_common::filter::{ClusterConfig, FilterConfig, HEARTBEATS, PREVIOUS_KEY, VLAN_ANY};
+use mfs_ha_common::filter::{ClusterConfig, HEARTBEATS, PREVIOUS_KEY, VLAN_ANY};
 use mfs_ha_common::heartbeat::{BODY_LEN, Stamp, TagKey};
 use mfs_ha_common::member::{Cluster, MemberKey};
 use mfs_ha_common::validate::{Verdict, validate};
 
+use crate::cluster::filter;
 use crate::cluster_reference::{Node, Opinion};
 
 struct Remembered<'a> {
@@ -40,17 +40,7 @@ pub(crate) fn opinion_of_core(frame: &[u8], node: &Node) -> Opinion {
         },
         node,
     };
-    let filter = FilterConfig {
-        vip: [10, 77, 0, 100],
-        group: [224, 0, 0, 18],
-        source: [10, 77, 0, 1],
-        vhid: 10,
-        vip_count: 1,
-        vlan: VLAN_ANY,
-        policy: 0,
-        key: HmacKey::new(b"electpw").unwrap(),
-    };
-    match validate(frame, &filter, &(), &remembered) {
+    match validate(frame, &filter(), &(), &remembered) {
         Verdict::Pass(reason) => Opinion::Pass(reason.name()),
         Verdict::Drop(reason) | Verdict::Mismatch(reason, _) => Opinion::Drop(reason.name()),
         Verdict::Accept(accepted) => unreachable!("no advert was asked about: {accepted:?}"),

@@ -6,13 +6,13 @@ mod cluster;
 
 use cluster::{Case, Expected};
 use mfs_ha::clock;
-use mfs_ha_common::filter::{ClusterConfig, PREVIOUS_KEY};
+use mfs_ha_common::filter::PREVIOUS_KEY;
 use mfs_ha_common::heartbeat::{BODY_LEN, Stamp};
-use mfs_ha_common::member::{Claim, Cluster, MemberKey, MemberState, MismatchKey, MismatchState};
+use mfs_ha_common::member::{Claim, MemberKey, MemberState, MismatchKey, MismatchState};
 use mfs_ha_common::record::{HeartbeatRecord, KIND_HEARTBEAT, Record};
 use mfs_ha_common::stats::DropReason;
 use mfs_ha_common::time::Timestamp;
-use mfs_ha_common::validate::{Verdict, validate};
+use mfs_ha_common::validate::Verdict;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
@@ -21,32 +21,6 @@ use super::{FRAME_MIN, Kernel, RANDOM_FRAMES, XDP_DROP, XDP_PASS, action_and_cou
 
 /// The configured members besides the node that runs.
 pub(crate) const OTHERS: [u8; 2] = [2, 3];
-
-struct Known<'a> {
-    config: &'a ClusterConfig,
-    members: &'a [(MemberKey, Stamp)],
-}
-
-impl Cluster for Known<'_> {
-    fn config(&self) -> Option<&ClusterConfig> {
-        Some(self.config)
-    }
-
-    fn last(&self, key: MemberKey) -> Option<Stamp> {
-        let mut members = self.members.iter();
-        members
-            .find(|(known, _)| *known == key)
-            .map(|(_, stamp)| *stamp)
-    }
-}
-
-fn on_host(case: &Case) -> Verdict {
-    let known = Known {
-        config: &case.cluster,
-        members: &case.members,
-    };
-    validate(case.frame.as_slice(), &case.filter, &(), &known)
-}
 
 impl Kernel {
     /// Configures the program and its memory for one case.
@@ -147,7 +121,7 @@ fn heard(
 /// Compares everything that a frame leaves behind in the kernel with the host's verdict.
 fn check(kernel: &mut Kernel, case: &Case) -> Verdict {
     let name = &case.name;
-    let verdict = on_host(case);
+    let verdict = case.judge();
     kernel.prepare(case);
     let before = clock::now();
     let observed = kernel.run(&case.frame);
