@@ -11,7 +11,7 @@ mod member;
 mod plan;
 #[path = "quorum/record.rs"]
 mod record;
-#[path = "quorum/rng.rs"]
+#[path = "support/rng.rs"]
 mod rng;
 #[path = "quorum/storm.rs"]
 mod storm;

@@ -12,6 +12,8 @@
 mod checked;
 #[path = "simulation/metadata.rs"]
 mod metadata;
+#[path = "support/rng.rs"]
+mod rng;
 #[path = "support/sim.rs"]
 mod sim;
 #[path = "support/ucarp.rs"]
@@ -27,7 +29,8 @@ use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::NodeConfig;
 use mfs_ha_common::priority::{Priority, tie_break};
 use mfs_ha_common::promotion::{RESIGN_LIMIT, Service};
-use sim::{Conditions, Id, Ownership, Rng, World};
+use rng::Rng;
+use sim::{Conditions, Id, Ownership, World};
 use ucarp::UcarpConfig;
 
 /// Numeric order and ucarp's order of these differ.
@@ -167,7 +170,7 @@ fn after_any_faults_exactly_one_master_serves() {
         let mut rng = Rng(seed ^ 0x5eed);
         let conditions = Conditions {
             delay: (Duration::ZERO, millis(1 + rng.below(20))),
-            loss_percent: u8::try_from(rng.below(40)).unwrap_or(0),
+            loss_percent: rng.below(40),
             losses_in_a_row_max: u8::MAX,
             duplicate_percent: 10,
             wake_up_max: millis(1 + rng.below(20)),

@@ -12,6 +12,12 @@ pub(crate) const SECOND: u64 = 1000 * MS;
 /// A range of durations in nanoseconds, both ends included.
 pub(crate) type Span = (u64, u64);
 
+impl Rng {
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.below(high.saturating_sub(low) + 1)
+    }
+}
+
 /// How the world treats frames, disks and processes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Conditions {

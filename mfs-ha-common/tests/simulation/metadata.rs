@@ -6,7 +6,8 @@ use mfs_ha_common::node::NodeConfig;
 use mfs_ha_common::priority::Priority;
 use mfs_ha_common::promotion::{PROMOTION, Phase, STABLE, Service, Step};
 
-use super::sim::{Conditions, Id, Ownership, Rng, StepFault, World};
+use super::rng::Rng;
+use super::sim::{Conditions, Id, Ownership, StepFault, World};
 use super::{
     config, for_each_seed, millis, random_config, random_fault, repair_everything,
     require_one_stable_owner, seconds, start_settled, with_preempt,
@@ -245,7 +246,7 @@ fn after_any_faults_exactly_one_serves_metadata() {
         let mut rng = Rng(seed ^ 0x5eed);
         let conditions = Conditions {
             delay: (Duration::ZERO, millis(1 + rng.below(20))),
-            loss_percent: u8::try_from(rng.below(40)).unwrap_or(0),
+            loss_percent: rng.below(40),
             losses_in_a_row_max: u8::MAX,
             duplicate_percent: 10,
             wake_up_max: millis(1 + rng.below(20)),

@@ -22,6 +22,7 @@ use mfs_ha_common::time::Timestamp;
 pub(crate) use steps::StepFault;
 
 use crate::checked::{self, Checked};
+use crate::rng::Rng;
 use crate::ucarp::{Deed, Ucarp, UcarpConfig, UcarpState};
 
 /// How often a failed VIP step is tried again.
@@ -29,27 +30,7 @@ const VIP_RETRY: Duration = Duration::from_secs(1);
 /// Lines of history that a failure shows.
 const HISTORY_MAX: usize = 400;
 
-/// SplitMix64: a few lines, good enough to shake a network.
-#[derive(Clone, Debug)]
-pub(crate) struct Rng(pub(crate) u64);
-
 impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
-    }
-
-    pub(crate) fn percent(&mut self, chance: u8) -> bool {
-        self.below(100) < u64::from(chance)
-    }
-
     pub(crate) fn between(&mut self, low: Duration, high: Duration) -> Duration {
         let span = high.saturating_sub(low).as_nanos();
         low + Duration::from_nanos(self.below(u64::try_from(span).unwrap_or(u64::MAX) + 1))
@@ -60,10 +41,10 @@ impl Rng {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Conditions {
     pub(crate) delay: (Duration, Duration),
-    pub(crate) loss_percent: u8,
+    pub(crate) loss_percent: u64,
     /// No receiver misses more adverts of one sender in a row.
     pub(crate) losses_in_a_row_max: u8,
-    pub(crate) duplicate_percent: u8,
+    pub(crate) duplicate_percent: u64,
     /// From a deadline or a frame to the daemon's turn.
     pub(crate) wake_up_max: Duration,
     /// From a request to the VIP's being there or gone.

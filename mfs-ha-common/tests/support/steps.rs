@@ -20,7 +20,7 @@ pub(crate) enum StepFault {
     /// This one never ends.
     Hangs(Step),
     /// Each one may fail or hang, with this chance in percent.
-    Either(u8),
+    Either(u64),
 }
 
 impl World {

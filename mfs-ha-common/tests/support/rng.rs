@@ -1,6 +1,6 @@
-//! SplitMix64: a few lines, good enough to shake a cluster. The same seed gives the same run.
+//! SplitMix64: a few lines, good enough to shake a network or a cluster. The same seed gives the same run.
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
@@ -18,9 +18,5 @@ impl Rng {
 
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
-    }
-
-    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.below(high.saturating_sub(low) + 1)
     }
 }
