@@ -12,14 +12,15 @@ mod cluster;
 mod cluster_opinions;
 #[path = "support/cluster_reference.rs"]
 mod cluster_reference;
+#[path = "support/corpus.rs"]
+mod corpus;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use cluster::{Case, Expected};
 use cluster_opinions::opinion_of_core;
 use cluster_reference::Node;
+use corpus::assert_corpus;
 use mfs_ha_common::carp::frame::Sender;
 use mfs_ha_common::carp::trailer::Trailer;
 use mfs_ha_common::carp::{Advert, Vhid};
@@ -285,23 +286,7 @@ fn the_fuzz_corpus_is_made_of_the_table() {
         .filter(|case| !case.name.starts_with("a bit"))
         .map(|case| (case.name.replace([' ', ','], "-"), fuzz_input(case)))
         .collect();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/heartbeat");
-    if std::env::var("MFS_HA_BLESS").is_ok_and(|value| value == "1") {
-        fs::create_dir_all(&folder).unwrap();
-        for (name, input) in &expected {
-            fs::write(folder.join(name), input).unwrap();
-        }
-    }
-    let entries = fs::read_dir(&folder).unwrap().map(Result::unwrap);
-    let found: BTreeMap<String, Vec<u8>> = entries
-        .map(|entry| {
-            let name = entry.file_name().into_string().unwrap();
-            (name, fs::read(entry.path()).unwrap())
-        })
-        .collect();
-    let names = |corpus: &BTreeMap<String, Vec<u8>>| corpus.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&found), names(&expected));
-    assert!(found == expected, "an input differs from its case");
+    assert_corpus("heartbeat", &expected);
 }
 
 proptest! {

@@ -9,13 +9,14 @@
 #[path = "../../tests/vectors/cluster.rs"]
 #[expect(dead_code, reason = "here it only says which reasons it has cases for")]
 mod cluster;
+#[path = "support/corpus.rs"]
+mod corpus;
 #[path = "../../tests/vectors/vectors.rs"]
 mod vectors;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 
+use corpus::assert_corpus;
 use mfs_ha_common::carp::frame::Sender;
 use mfs_ha_common::carp::{Advert, Vhid};
 use mfs_ha_common::net::Ipv4;
@@ -199,22 +200,5 @@ fn the_fuzz_corpus_is_made_of_the_vectors() {
             .entry(capture.to_string())
             .or_insert_with(|| fuzz_input(&vector));
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/validate");
-    if std::env::var("MFS_HA_BLESS").is_ok_and(|value| value == "1") {
-        fs::create_dir_all(&folder).unwrap();
-        for (name, input) in &expected {
-            fs::write(folder.join(name), input).unwrap();
-        }
-    }
-    let entries = fs::read_dir(&folder).unwrap();
-    let found: BTreeMap<String, Vec<u8>> = entries
-        .map(|entry| entry.unwrap())
-        .map(|entry| {
-            let name = entry.file_name().into_string().unwrap();
-            (name, fs::read(entry.path()).unwrap())
-        })
-        .collect();
-    let names = |corpus: &BTreeMap<String, Vec<u8>>| corpus.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&found), names(&expected));
-    assert!(found == expected, "an input differs from its vector");
+    assert_corpus("validate", &expected);
 }
