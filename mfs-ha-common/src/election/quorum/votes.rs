@@ -79,8 +79,7 @@ impl Election {
         };
         self.freeze_when_asked(now, asked, place);
         match answer {
-            Answer::Same => {}
-            Answer::Extended => {}
+            Answer::Same | Answer::Extended => {}
             Answer::Store => self.durable.granted = self.voter.granted(),
             Answer::Refused(refusal) => self.refused = Some((sender, refusal)),
         }
