@@ -32,6 +32,7 @@ pub mod election;
 pub mod event;
 pub mod filter;
 pub mod freshness;
+pub mod gate;
 pub mod heartbeat;
 pub mod member;
 pub mod net;

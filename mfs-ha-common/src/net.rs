@@ -23,6 +23,8 @@ pub const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 pub const UDP_LEN: usize = 8;
 /// IP protocol number that CARP and VRRP share.
 pub const PROTOCOL_CARP: u8 = 112;
+/// IP protocol number of TCP.
+pub const PROTOCOL_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const PROTOCOL_UDP: u8 = 17;
 
@@ -151,6 +153,13 @@ impl Ipv4Header {
     #[must_use]
     pub const fn ttl(&self) -> u8 {
         self.bytes[8]
+    }
+
+    /// Returns the number of the protocol that the datagram carries.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        self.bytes[9]
     }
 
     /// Returns the source address.

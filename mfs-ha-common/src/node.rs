@@ -10,6 +10,7 @@ use crate::election::carp::{self, Decision, Demotion, Followed, Settings, Standi
 use crate::election::quorum::{self, LeaseStatus, MemberStatus};
 use crate::election::{Elector, Reason, State, Timer, Transition};
 use crate::event::Event;
+use crate::gate::Gate;
 use crate::heartbeat::Heartbeat;
 use crate::net::Ipv4;
 use crate::priority::Priority;
@@ -28,6 +29,8 @@ pub struct NodeConfig {
     pub neutral: bool,
     /// What it serves.
     pub service: Service,
+    /// A gate in the kernel keeps [`Node::gate`]: the VIP need not wait for the service.
+    pub is_gated: bool,
 }
 
 /// What a node shows of itself.
@@ -95,7 +98,7 @@ impl Node {
     pub fn new(config: NodeConfig, now: Timestamp) -> Self {
         let mut node = Self {
             election: elector(&config, now),
-            promotion: Promotion::new(config.service),
+            promotion: Promotion::new(config.service, config.is_gated),
             neutral: config.neutral,
             has_listened: false,
             told: None,
@@ -212,7 +215,30 @@ impl Node {
             .flat_map(move |election| election.member_statuses(now))
     }
 
+    /// Returns what the gate has to be after the last event. It is to be told before anything else is done
+    /// about that event.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        let held = self
+            .election
+            .held()
+            .filter(|_| self.promotion.is_serving() && !self.has_left);
+        held.map_or(Gate::CLOSED, |(until, epoch)| Gate {
+            until,
+            epoch,
+            open: self.promotion.open_services(),
+        })
+    }
+
     fn take_in(&mut self, now: Timestamp, event: Event, actions: &mut Actions) {
+        let served = self.promotion.phase() == Phase::Active;
+        self.note(now, event, actions);
+        if !served && self.promotion.phase() == Phase::Active {
+            self.election.service_began(now);
+        }
+    }
+
+    fn note(&mut self, now: Timestamp, event: Event, actions: &mut Actions) {
         match event {
             Event::AdvertReceived {
                 advert,
@@ -233,9 +259,7 @@ impl Node {
                 }
             }
             Event::VipSet { present } => {
-                if self.promotion.vip_set(now, present, actions) {
-                    self.election.service_began(now);
-                }
+                self.promotion.vip_set(now, present, actions);
             }
             Event::VipFailed { present } => {
                 if self.promotion.misses_vip(present) {

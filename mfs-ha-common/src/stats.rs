@@ -9,6 +9,7 @@ macro_rules! reasons {
     (
         pass { $($(#[$pass_doc:meta])* $pass:ident $Pass:ident,)* }
         drop { $($(#[$drop_doc:meta])* $drop:ident $Drop:ident,)* }
+        gate { $($(#[$gate_doc:meta])* $gate:ident $Gate:ident,)* }
         other { $($(#[$other_doc:meta])* $other:ident,)* }
     ) => {
         /// Why a frame that mfs-ha does not elect on goes up the stack untouched.
@@ -41,6 +42,21 @@ macro_rules! reasons {
             }
         }
 
+        /// Why the gate keeps a frame out, or in.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum GateReason { $($(#[$gate_doc])* $Gate,)* }
+
+        impl GateReason {
+            /// All reasons.
+            pub const ALL: &[Self] = &[$(Self::$Gate,)*];
+
+            /// Returns the name: counter and reason string are the same word.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$Gate => stringify!($gate),)* }
+            }
+        }
+
         /// Counters since the program was loaded, one set per CPU.
         #[derive(Clone, Copy, Debug, Default, Pod, Zeroable, PartialEq, Eq)]
         #[repr(C)]
@@ -48,6 +64,7 @@ macro_rules! reasons {
             $($(#[$other_doc])* pub $other: u64,)*
             $($(#[$pass_doc])* pub $pass: u64,)*
             $($(#[$drop_doc])* pub $drop: u64,)*
+            $($(#[$gate_doc])* pub $gate: u64,)*
         }
 
         impl Stats {
@@ -72,6 +89,15 @@ macro_rules! reasons {
                 }
             }
 
+            /// Returns the counter of a reason of the gate, counted in `u64`s from the start of the record.
+            #[inline(always)]
+            #[must_use]
+            pub const fn gate_slot(reason: GateReason) -> usize {
+                match reason {
+                    $(GateReason::$Gate => core::mem::offset_of!(Self, $gate) >> 3,)*
+                }
+            }
+
             /// Counts in a slot.
             #[inline(always)]
             pub fn count(&mut self, slot: usize) {
@@ -87,6 +113,7 @@ macro_rules! reasons {
                     $((stringify!($other), self.$other),)*
                     $((stringify!($pass), self.$pass),)*
                     $((stringify!($drop), self.$drop),)*
+                    $((stringify!($gate), self.$gate),)*
                 ]
                 .into_iter()
             }
@@ -96,6 +123,7 @@ macro_rules! reasons {
                 $(self.$other = self.$other.wrapping_add(other.$other);)*
                 $(self.$pass = self.$pass.wrapping_add(other.$pass);)*
                 $(self.$drop = self.$drop.wrapping_add(other.$drop);)*
+                $(self.$gate = self.$gate.wrapping_add(other.$gate);)*
             }
         }
     };
@@ -187,6 +215,16 @@ reasons! {
         /// A heartbeat whose tag is right under no key of ours.
         bad_tag BadTag,
     }
+    gate {
+        /// Sent to the VIP while this node may not serve.
+        gate_in Entry,
+        /// Sent from the VIP while this node may not serve.
+        gate_out Exit,
+        /// ARP that asks for the VIP or names it as its sender, while this node may not serve.
+        gate_arp Arp,
+        /// To or from a service port that is not open yet.
+        gate_service Service,
+    }
     other {
         /// Adverts that were accepted.
         accepted,
@@ -214,6 +252,11 @@ mod tests {
         for reason in DropReason::ALL {
             let mut stats = Stats::default();
             stats.count(Stats::drop_slot(*reason));
+            assert_eq!(sole(&stats), reason.name());
+        }
+        for reason in GateReason::ALL {
+            let mut stats = Stats::default();
+            stats.count(Stats::gate_slot(*reason));
             assert_eq!(sole(&stats), reason.name());
         }
         assert_eq!(

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use mfs_ha_common::carp::trailer::TRAILER_LEN;
 use mfs_ha_common::heartbeat::DATAGRAM_LEN;
 use mfs_ha_common::promotion::{PROMOTION, RESIGNATION};
-use mfs_ha_common::stats::{DropReason, PassReason, Stats};
+use mfs_ha_common::stats::{DropReason, GateReason, PassReason, Stats};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -104,6 +104,11 @@ fn the_counters_of_accepted_adverts_are_explained() {
     for (name, _) in Stats::default().fields() {
         assert!(classes.contains(&format!("`{name}`")), "{name}");
     }
+    let gate = section(&text, "The gate");
+    for reason in GateReason::ALL {
+        let name = reason.name();
+        assert!(gate.contains(&format!("`{name}`")), "{name}");
+    }
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -169,6 +174,7 @@ fn require_rules(heading: &str, letter: char, count: usize) {
 fn every_rule_is_stated_and_cited() {
     require_rules("Election in carp mode", 'E', 11);
     require_rules("Election in quorum mode", 'L', 14);
+    require_rules("The gate", 'G', 8);
     require_rules("Serving metadata", 'M', 6);
 }
 

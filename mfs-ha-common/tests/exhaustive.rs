@@ -107,6 +107,7 @@ fn config(small: &Small, machine: usize, disk: Durable) -> NodeConfig {
             seed: u64::from(durable.boot),
         }),
         neutral: true,
+        is_gated: true,
         service: Service::Vip,
     }
 }

@@ -123,6 +123,7 @@ fn configs() -> impl Strategy<Value = NodeConfig> {
                         has_sole_peer,
                     },
                     quorum: None,
+                    is_gated: false,
                     neutral,
                     service,
                 }
@@ -195,6 +196,7 @@ fn a_lone_node_becomes_master_within_the_bound() {
                     has_sole_peer: false,
                 },
                 quorum: None,
+                is_gated: false,
                 neutral: false,
                 service: Service::Vip,
             };
@@ -234,6 +236,7 @@ fn from_advbase_1_on_a_skewed_master_is_replaced_after_two_losses() {
             has_sole_peer: false,
         },
         quorum: None,
+        is_gated: false,
         neutral: false,
         service: Service::Vip,
     };

@@ -136,6 +136,7 @@ impl Config {
                 has_sole_peer: self.has_sole_peer,
             },
             quorum: None,
+            is_gated: false,
             neutral: self.neutral,
             service: if self.metadata {
                 Service::METADATA

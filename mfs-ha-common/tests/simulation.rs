@@ -71,6 +71,7 @@ fn config(index: usize, priority: Priority, deadratio: u8) -> NodeConfig {
             has_sole_peer: false,
         },
         quorum: None,
+        is_gated: false,
         neutral: false,
         service: Service::Vip,
     }

@@ -128,6 +128,7 @@ impl Setting {
                 has_sole_peer: self.sole,
             },
             quorum: None,
+            is_gated: false,
             neutral,
             service: if self.metadata {
                 Service::METADATA

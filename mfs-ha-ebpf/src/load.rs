@@ -1,9 +1,12 @@
-//! Packet memory as a [`Frame`].
+//! Packet memory and socket buffers as a [`Frame`].
 
 use core::hint::black_box;
 use core::marker::PhantomData;
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_hdr_start_off;
+use aya_ebpf::helpers::bpf_skb_load_bytes_relative;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use mfs_ha_common::net::Frame;
 
 /// The frame that the program was called for.
@@ -46,5 +49,50 @@ impl Frame for PacketMemory<'_> {
         // which the kernel keeps mapped and unchanged while the program runs; a byte array has alignment
         // 1 and no invalid values. The verifier proves the same bound again at load.
         Some(unsafe { (start as *const [u8; N]).read() })
+    }
+}
+
+/// What a socket buffer holds from its network header on, whatever the link layer is: a VLAN tag may have been
+/// taken out of it, and a tunnel has none.
+pub(crate) struct NetworkLayer<'a>(&'a TcContext);
+
+impl<'a> NetworkLayer<'a> {
+    /// Wraps the context's packet.
+    #[inline(always)]
+    pub(crate) const fn new(ctx: &'a TcContext) -> Self {
+        Self(ctx)
+    }
+
+    /// Returns what kind of network header it is, as it stands on the wire.
+    #[inline(always)]
+    pub(crate) fn ethertype(&self) -> [u8; 2] {
+        let [first, second, ..] = self.0.skb.protocol().to_ne_bytes();
+        [first, second]
+    }
+}
+
+impl Frame for NetworkLayer<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        usize::try_from(self.0.len()).unwrap_or_default()
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the helper writes through a raw pointer")]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        let (offset, len) = (u32::try_from(offset).ok()?, u32::try_from(N).ok()?);
+        // SAFETY: the context is the one that the kernel handed to this program, and `bytes` has the `len` bytes
+        // that the helper writes: all of them, or it returns an error.
+        let result = unsafe {
+            bpf_skb_load_bytes_relative(
+                self.0.as_ptr(),
+                offset,
+                bytes.as_mut_ptr().cast(),
+                len,
+                bpf_hdr_start_off::BPF_HDR_START_NET,
+            )
+        };
+        (result == 0).then_some(bytes)
     }
 }

@@ -11,6 +11,7 @@ use aya_ebpf::macros::btf_map;
 use bytemuck::Zeroable as _;
 use mfs_ha_common::cluster::MEMBERS_MAX;
 use mfs_ha_common::filter::{ClusterConfig, FilterConfig};
+use mfs_ha_common::gate::{Fence, LeaseState};
 use mfs_ha_common::heartbeat::Stamp;
 use mfs_ha_common::member::{
     Claim, Cluster, MEMBER_ENTRIES_MAX, MemberKey, MemberState, MismatchKey, MismatchState,
@@ -18,7 +19,7 @@ use mfs_ha_common::member::{
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::peer::{LastAdvert, PEERS_MAX, PeerKey, PeerState, Peers};
 use mfs_ha_common::record::{AdvertRecord, HeartbeatRecord};
-use mfs_ha_common::stats::{DropReason, PassReason, Stats};
+use mfs_ha_common::stats::{DropReason, GateReason, PassReason, Stats};
 use mfs_ha_common::time::Timestamp;
 
 /// Room for about 5 000 adverts or 1 300 heartbeats: a daemon that was late for a whole second finds every
@@ -42,6 +43,12 @@ static MEMBERS: HashMap<MemberKey, MemberState, MEMBER_ENTRIES_MAX> = HashMap::n
 static MISMATCHES: HashMap<MismatchKey, MismatchState, MEMBERS_MAX> = HashMap::new();
 
 #[btf_map]
+static LEASE: Array<LeaseState, 1> = Array::new();
+
+#[btf_map]
+static FENCE: Array<Fence, 1> = Array::new();
+
+#[btf_map]
 static STATS: PerCpuArray<Stats, 1> = PerCpuArray::new();
 
 #[btf_map]
@@ -52,6 +59,29 @@ static RECORDS: RingBuf<AdvertRecord, RING_BYTES> = RingBuf::new();
 pub(crate) fn config() -> Option<&'static FilterConfig> {
     let config = CONFIG.get(0)?;
     (config.vhid != 0 || ClusterMaps.config().is_some()).then_some(config)
+}
+
+/// Returns until when this node may serve.
+#[inline(always)]
+pub(crate) fn lease() -> Option<&'static LeaseState> {
+    LEASE.get(0)
+}
+
+/// Returns who else holds a lease.
+#[inline(always)]
+pub(crate) fn fence() -> Fence {
+    FENCE.get_ptr_mut(0).map_or_else(Fence::zeroed, read)
+}
+
+/// Closes the gate where another node holds a higher lease epoch (rule G6).
+#[inline(always)]
+pub(crate) fn raise_fence(epoch: u64, node: u8, now: Timestamp) {
+    let own = lease().map_or(0, |lease| lease.epoch);
+    if let Some(entry) = FENCE.get_ptr_mut(0)
+        && let Some(raised) = read(entry).raised(epoch, node, own, now)
+    {
+        write(entry, raised);
+    }
 }
 
 /// Copies the value of a map entry.
@@ -194,6 +224,12 @@ pub(crate) fn count_pass(reason: PassReason) {
 #[inline(always)]
 pub(crate) fn count_drop(reason: DropReason) {
     count(black_box(Stats::drop_slot(reason)));
+}
+
+/// Counts a frame that the gate drops.
+#[inline(always)]
+pub(crate) fn count_gate(reason: GateReason) {
+    count(black_box(Stats::gate_slot(reason)));
 }
 
 /// Counts an accepted advert.

@@ -43,6 +43,9 @@ pub(crate) fn record_heartbeat(ctx: &XdpContext, accepted: &AcceptedHeartbeat) {
         return;
     }
     maps::count_accepted_heartbeat();
+    if let Some(epoch) = accepted.held_epoch(&frame) {
+        maps::raise_fence(epoch, accepted.sender, arrival);
+    }
     maps::submit_heartbeat(|record| {
         record.kind = KIND_HEARTBEAT;
         record.ifindex = ifindex;

@@ -84,6 +84,8 @@ pub struct Config {
     pub source: Option<Ipv4Addr>,
     /// The address that moves.
     pub vip: Vip,
+    /// Whether the kernel keeps this node from serving when its lease is over.
+    pub gate: bool,
     /// Directory of the control socket and the lock.
     pub run_dir: PathBuf,
     /// `[carp]`
@@ -346,6 +348,14 @@ impl Configuration {
         match self {
             Self::Candidate(config) => config.xdp,
             Self::Witness(witness) => witness.xdp,
+        }
+    }
+
+    /// Whether there is a VIP, and the kernel guards it.
+    pub fn is_gated(&self) -> bool {
+        match self {
+            Self::Candidate(config) => config.gate,
+            Self::Witness(_) => false,
         }
     }
 

@@ -10,6 +10,7 @@ mod end;
 mod witness;
 
 use std::net::Ipv4Addr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,14 +27,15 @@ use self::base::{Base, ClusterTasks};
 pub use self::base::{ClusterStart, ClusterStartError};
 use self::end::{Logger, forward_logs, until_end};
 pub use self::witness::{WitnessDaemon, WitnessError};
-use crate::bpf::{AttachError, BpfError};
+use crate::bpf::{self, AttachError, Attachments, BpfError, LeaseMap};
 use crate::cluster::path::PathKeeper;
 use crate::config::{Config, Configuration};
 use crate::control::ControlSocket;
 use crate::driver::{Fact, Outputs, ServiceOutputs};
+use crate::gate::{self, GateWriter};
 use crate::heartbeat::{self, Heartbeat, Parts};
 use crate::hooks::{Hook, HookRunner, HookSettings};
-use crate::inspect::{Inspector, ServiceInspector};
+use crate::inspect::{GateInspector, Inspector, ServiceInspector};
 use crate::interface::{Interface, LinkState};
 use crate::moosefs::process::master::MasterProgram;
 use crate::moosefs::services::{Action as ServiceAction, Services};
@@ -93,9 +95,11 @@ impl Cleared {
         let (link_watcher, link) = watch_link(&config.interface).await?;
         let state = link.borrow().clone();
         let interface = first_interface(&config, &state).map_err(GroundError::Interface)?;
-        // A living daemon has its program on the interface for as long as it has the VIP. Without one
-        // the VIP is nobody's, whatever may keep this start from becoming its owner.
-        if interface.xdp.is_none() {
+        // A living daemon has its program on the interface for as long as it has the VIP; ours, which is locked,
+        // is dead, and what is pinned is what it left. Without either the VIP is nobody's, whatever may keep this
+        // start from becoming its owner.
+        let is_ours = !bpf::pinned_links(&config.pin_dir())?.is_empty();
+        if interface.xdp.is_none() || is_ours {
             remove_stale_vip(&config).await?;
         }
         let source = supervisor::source(&config, interface).map_err(GroundError::Interface)?;
@@ -119,6 +123,7 @@ pub struct Ground {
     config: Arc<Config>,
     cluster: Option<ClusterStart>,
     base: Base,
+    gate: Option<GateWriter>,
     source: Ipv4Addr,
     link_watcher: LinkWatcher,
     link: watch::Receiver<LinkState>,
@@ -147,6 +152,7 @@ impl Ground {
         let configuration = Arc::new(Configuration::Candidate(Config::clone(&config)));
         let mut base = Base::load(&configuration, &config.carp.peers, cluster.as_ref())?;
         let filter = base.take_filter()?;
+        let gate = gate_writer(&config, metadata.as_ref(), base.take_lease()?)?;
         let mut supervisor = Supervisor::new(
             Arc::clone(&config),
             key,
@@ -156,11 +162,13 @@ impl Ground {
         )
         .map_err(|error| GroundError::Interface(error.to_string()))?;
         supervisor.attach(&state).await?;
+        base.attachments.guard_all().await?;
         Ok(Self {
             configuration,
             config,
             cluster,
             base,
+            gate,
             source,
             link_watcher,
             link,
@@ -168,6 +176,22 @@ impl Ground {
             metadata,
         })
     }
+}
+
+/// Closes the gate, where there shall be one, before anything is attached.
+fn gate_writer(
+    config: &Config,
+    metadata: Option<&(Metadata, Services)>,
+    lease: LeaseMap,
+) -> Result<Option<GateWriter>, BpfError> {
+    if !config.gate {
+        tracing::warn!(
+            "gate = \"off\": a daemon that dies leaves its VIP and its mfsmaster to whoever finds them"
+        );
+        return Ok(None);
+    }
+    let ports = metadata.map_or([0; 3], |(metadata, _)| metadata.ports());
+    GateWriter::closed(lease, config.vip.address, ports).map(Some)
 }
 
 async fn prepare_metadata(config: &Config) -> anyhow::Result<Option<(Metadata, Services)>> {
@@ -204,6 +228,7 @@ pub struct Daemon {
     heartbeat: Heartbeat,
     supervisor: Supervisor,
     keepers: Vec<PathKeeper>,
+    attachments: Attachments,
     link: watch::Receiver<LinkState>,
     link_watcher: LinkWatcher,
     service: ServiceTasks,
@@ -248,21 +273,17 @@ impl Daemon {
         let signals = Signals::new()?;
         let control = ControlSocket::bind(&config.socket_path())?;
         let node = node(&config, ground.source, ground.cluster.as_ref())?;
-        let (cluster, keepers, inspector, state) = match ClusterTasks::start(
+        let cluster = ClusterTasks::start(
             &ground.configuration,
             ground.cluster,
             &base.attachments,
             &base.facts,
             base.mismatches,
-        )? {
-            Some(tasks) => (
-                (tasks.quorum, Some(tasks.signer)),
-                tasks.keepers,
-                tasks.inspector,
-                tasks.state,
-            ),
-            None => ((None, None), Vec::new(), None, None),
-        };
+        )?;
+        let (cluster, keepers, inspector, state) = cluster.map_or_else(Default::default, |tasks| {
+            let outputs = (tasks.quorum, Some(tasks.signer));
+            (outputs, tasks.keepers, tasks.inspector, tasks.state)
+        });
         let (service, parts) = service(
             &config,
             ground.metadata,
@@ -279,6 +300,7 @@ impl Daemon {
                 service: Some(parts.outputs),
                 quorum: cluster.0,
                 signer: cluster.1,
+                gate: ground.gate,
             },
         };
         let heartbeat = heartbeat::start(heartbeat, config.scheduling.realtime).await?;
@@ -289,6 +311,10 @@ impl Daemon {
             stats: base.stats,
             service: Some(parts.inspector),
             cluster: inspector,
+            gate: Some(GateInspector {
+                fence: Arc::new(base.fence),
+                views: base.attachments.gate_views(),
+            }),
             is_realtime: heartbeat.is_realtime,
         };
         Ok(Self {
@@ -297,6 +323,7 @@ impl Daemon {
             heartbeat,
             supervisor: ground.supervisor,
             keepers,
+            attachments: base.attachments,
             link: ground.link,
             link_watcher: ground.link_watcher,
             service,
@@ -319,6 +346,7 @@ impl Daemon {
             heartbeat,
             supervisor,
             keepers,
+            attachments,
             link,
             link_watcher,
             service,
@@ -335,10 +363,12 @@ impl Daemon {
             metadata,
         } = service;
         let (work, metadata) = metadata.map(MetadataTask::split).unzip();
-        let background = async {
+        // What it holds attached stays until the VIP is gone, so it is dropped last.
+        let mut background = pin!(async {
             tokio::join!(
                 link_watcher.run(),
                 supervisor.run(link),
+                gate::keep(attachments.clone()),
                 ClusterTasks::keep_paths(keepers),
                 applier.run(),
                 forward_reports(reports, facts.clone()),
@@ -353,9 +383,9 @@ impl Daemon {
                     }
                 },
             )
-        };
+        });
         let ended = tokio::select! {
-            _ = background => Err(anyhow!("the daemon's own tasks have ended")),
+            _ = &mut background => Err(anyhow!("the daemon's own tasks have ended")),
             ended = until_end(signals, &facts, &inspector, heartbeat.ended) => ended,
         };
         if ended.is_err() {
@@ -363,7 +393,12 @@ impl Daemon {
             hooks.want(Hook::Down);
         }
         let master = metadata.as_ref().map(|(_, master)| master);
-        tokio::join!(stop_left_master(master), remove_left_vip(&config));
+        let (is_master_gone, is_vip_gone) =
+            tokio::join!(stop_left_master(master), remove_left_vip(&config));
+        if !(is_master_gone && is_vip_gone) {
+            tracing::error!("the gate stays, closed, because something may be left behind");
+            attachments.leave().await;
+        }
         // The down hook still gets its time; nothing else waits for it any more.
         let deadline = Instant::now() + hook_limit(&config);
         hooks.finish(deadline).await;
@@ -448,15 +483,21 @@ fn metadata_task(
 }
 
 /// Ends an mfsmaster after a farewell that failed or a thread that died: nobody watches over it any more.
-async fn stop_left_master(master: Option<&MasterProgram>) {
+///
+/// Returns whether there is none.
+async fn stop_left_master(master: Option<&MasterProgram>) -> bool {
     let Some(master) = master else {
-        return;
+        return true;
     };
     match master.stop_stray().await {
         Ok(Some(stopped)) => tracing::warn!(pid = stopped.pid, "mfsmaster was left behind; killed"),
         Ok(None) => {}
-        Err(error) => tracing::error!(%error, "mfsmaster may be left behind"),
+        Err(error) => {
+            tracing::error!(%error, "mfsmaster may be left behind");
+            return false;
+        }
     }
+    true
 }
 
 /// Removes the VIP that an earlier life left: it was killed.
@@ -471,14 +512,18 @@ async fn remove_stale_vip(config: &Config) -> Result<(), GroundError> {
     Ok(())
 }
 
-/// Removes the VIP after a farewell that failed or a thread that died.
-async fn remove_left_vip(config: &Config) {
+/// Removes the VIP after a farewell that failed or a thread that died. Returns whether it is gone.
+async fn remove_left_vip(config: &Config) -> bool {
     let vip = config.vip.address;
     match remove_vip_now(&config.interface, vip).await {
         Ok(true) => tracing::warn!(%vip, "the VIP was left behind; removed"),
         Ok(false) => {}
-        Err(error) => tracing::error!(%error, %vip, "the VIP may be left behind"),
+        Err(error) => {
+            tracing::error!(%error, %vip, "the VIP may be left behind");
+            return false;
+        }
     }
+    true
 }
 
 async fn forward_reports(mut reports: watch::Receiver<VipReport>, facts: mpsc::Sender<Fact>) {
@@ -519,6 +564,7 @@ fn node(config: &Config, source: Ipv4Addr, cluster: Option<&ClusterStart>) -> an
         quorum,
         neutral: carp.neutral,
         service,
+        is_gated: config.gate,
     };
     Ok(Node::new(node, clock::now()))
 }

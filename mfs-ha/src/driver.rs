@@ -40,6 +40,7 @@ pub use self::view::{ClusterView, View};
 use crate::bpf::PeerMap;
 use crate::clock::{self, BootTimer};
 use crate::cluster::sender::PathSender;
+use crate::gate::GateWriter;
 use crate::netlink::vip::{Presence, VipReport};
 use crate::promotion::Served;
 use crate::readiness;
@@ -149,6 +150,7 @@ impl Driver {
             adverts_sent: 0,
             adverts_failed: 0,
             cluster: None,
+            gate: None,
             lateness_max_ns: 0,
         };
         Ok(Self {
@@ -318,6 +320,7 @@ impl Driver {
                 self.view.node = self.node.status();
                 self.view.at = clock::now();
                 self.view.cluster = self.cluster_view();
+                self.view.gate = self.outputs.gate.as_ref().map(GateWriter::view);
                 // The asker may be gone.
                 answer.send(self.view.clone()).ok();
             }
@@ -426,6 +429,10 @@ impl Driver {
         let now = clock::now();
         self.recorder.before(&self.node);
         let actions = self.node.handle(now, event);
+        // Before anything else: a late renewal costs service, and a late close costs files.
+        if let Some(gate) = &mut self.outputs.gate {
+            gate.follow(self.node.gate(), now);
+        }
         self.recorder.note(now, event, actions);
         actions
     }

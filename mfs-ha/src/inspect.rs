@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::bpf::{MismatchMap, Mode, PeerMap, StatsMap};
+use crate::bpf::{FenceMap, GateView, MismatchMap, Mode, PeerMap, StatsMap};
 use crate::cluster::path::PathViews;
 use crate::config::{Config, Configuration};
 use crate::control::{Answer, Request};
@@ -16,6 +16,7 @@ use crate::netlink::vip::{Presence, VipReport, Wanted};
 use crate::promotion::PromotionViews;
 use crate::state::StateViews;
 use crate::status::cluster::{ClusterStatus, Sources};
+use crate::status::gate::GateStatus;
 use crate::status::promotion::PromotionStatus;
 use crate::status::{
     AdvertStatus, PeerStatus, Status, VipStatus, XdpStatus, age_ms, demotions, millis,
@@ -41,6 +42,8 @@ pub struct Inspector {
     pub service: Option<ServiceInspector>,
     /// What a node has whose cluster decides by majority.
     pub cluster: Option<ClusterInspector>,
+    /// What a candidate has of the gate.
+    pub gate: Option<GateInspector>,
     /// Whether the heartbeat thread runs with real-time priority.
     pub is_realtime: bool,
 }
@@ -69,6 +72,15 @@ pub struct ClusterInspector {
     pub paths: Vec<PathViews>,
     /// The disk.
     pub state: StateViews,
+}
+
+/// The views of the gate.
+#[derive(Clone)]
+pub struct GateInspector {
+    /// Who else holds a lease, as far as the kernel heard.
+    pub fence: Arc<FenceMap>,
+    /// Where it is attached.
+    pub views: watch::Receiver<GateView>,
 }
 
 impl Inspector {
@@ -169,6 +181,7 @@ impl Inspector {
             vip: config
                 .zip(service)
                 .map(|(config, service)| service.vip(config)),
+            gate: self.gate(&view)?,
             xdp: XdpStatus {
                 mode: link.mode.map_or("none", Mode::name).to_owned(),
                 fallback_reason: link.fallback_reason,
@@ -209,6 +222,18 @@ impl Inspector {
             ring_full,
         };
         Ok(Some(ClusterStatus::new(&sources)))
+    }
+
+    fn gate(&self, view: &View) -> anyhow::Result<Option<GateStatus>> {
+        let Some(inspector) = &self.gate else {
+            return Ok(None);
+        };
+        let Some(told) = view.gate else {
+            return Ok(Some(GateStatus::off()));
+        };
+        let attached = inspector.views.borrow().clone();
+        let fence = inspector.fence.read()?;
+        Ok(Some(GateStatus::new(&told, &attached, fence, view.at)))
     }
 
     fn peers(&self, view: &View) -> anyhow::Result<Vec<PeerStatus>> {

@@ -11,6 +11,7 @@ pub mod control;
 pub mod daemon;
 pub mod driver;
 mod error;
+pub mod gate;
 pub mod heartbeat;
 pub mod hooks;
 pub mod inspect;

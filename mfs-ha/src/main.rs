@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use mfs_ha::cli::{Exit, ExitWith as _, Failure, check, decode, metadata, recording, run, status};
+use mfs_ha::cli::{
+    Exit, ExitWith as _, Failure, check, decode, metadata, recording, release, run, status,
+};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -38,6 +40,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show what the running daemon does, and why
     Status(status::StatusArgs),
+    /// Take off what a daemon that died has left: mfsmaster, VIP, gate, maps
+    Release(release::ReleaseArgs),
     /// Judge each packet of a capture as the daemon would
     Decode(decode::DecodeArgs),
     /// Show what a data directory of MooseFS has, and whether a master can be promoted on it
@@ -74,6 +78,7 @@ fn dispatch(command: &Command) -> Result<Exit, Failure> {
         Command::Status(args) => runtime()?
             .block_on(status::run(args, &mut out))
             .map(|()| Exit::Ok),
+        Command::Release(args) => runtime()?.block_on(release::run(args, &mut out)),
         Command::Check(args) => runtime()?.block_on(check::run(args, &mut out)),
         Command::Run(args) => {
             drop(out);

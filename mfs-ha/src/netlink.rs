@@ -75,6 +75,17 @@ pub struct Owner {
     pub prefix_len: u8,
 }
 
+/// An interface of this host, without what takes more questions to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number.
+    pub ifindex: u32,
+    /// `IFF_LOOPBACK`
+    pub loopback: bool,
+}
+
 /// A connection to the kernel; ends when the last clone is dropped.
 ///
 /// It belongs to the network namespace of the thread that made it.
@@ -118,6 +129,18 @@ impl Netlink {
         };
         let addresses = self.addresses(message.header.index).await?;
         Ok(addresses.map(|addresses| decode::interface(name, &message, addresses)))
+    }
+
+    /// All interfaces of this network namespace, by number.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let request = self.handle.link().get().execute();
+        let messages: Vec<LinkMessage> = ask("list interfaces", request.try_collect()).await?;
+        let mut links: Vec<Link> = messages.iter().filter_map(decode::link).collect();
+        links.sort_by_key(|link| link.ifindex);
+        Ok(links)
     }
 
     /// The IPv4 addresses of an interface; `None` when the interface is gone.

@@ -135,10 +135,8 @@ pub struct Metadata {
     config: MooseFs,
     vip: Ipv4Addr,
     judges: Judges,
-    /// mfsmaster's port for metaloggers.
-    metalogger_port: u16,
-    /// mfsmaster's port for clients.
-    client_port: u16,
+    /// mfsmaster's ports: for metaloggers, chunkservers and clients.
+    ports: [u16; 3],
     /// User and group that both programs run as.
     owner: (u32, u32),
     layout: Layout,
@@ -224,8 +222,7 @@ impl Metadata {
             config: config.clone(),
             vip: place.vip,
             judges: place.judges,
-            metalogger_port: settings.master.matoml.port,
-            client_port: settings.master.matocl.port,
+            ports: settings.master.ports(),
             owner: settings.master.owner()?,
             store: Store::new(Files {
                 follower: Follower::new(layout.data()),
@@ -261,6 +258,12 @@ impl Metadata {
     #[must_use]
     pub fn views(&self) -> PromotionViews {
         self.views.clone()
+    }
+
+    /// Returns mfsmaster's ports: for metaloggers, chunkservers and clients.
+    #[must_use]
+    pub const fn ports(&self) -> [u16; 3] {
+        self.ports
     }
 
     /// Returns what the core was told of the limits.

@@ -126,6 +126,7 @@ mod tests {
             election,
             quorum: None,
             neutral: true,
+            is_gated: true,
             service: Service::Vip,
         };
         Node::new(config, START)

@@ -1,6 +1,7 @@
 //! What a node shows of itself: the document behind `mfs-ha status`, and its text form.
 
 pub mod cluster;
+pub mod gate;
 pub mod promotion;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use mfs_ha_common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::cluster::ClusterStatus;
+use self::gate::GateStatus;
 use self::promotion::PromotionStatus;
 use crate::driver::View;
 use crate::hooks;
@@ -64,6 +66,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// The virtual address.
     pub vip: Option<VipStatus>,
+    /// What keeps this node from serving when its lease is over; absent on a witness.
+    pub gate: Option<GateStatus>,
     /// The XDP program.
     pub xdp: XdpStatus,
     /// Frames by verdict and reason since the daemon started.
@@ -248,6 +252,9 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_node(f)?;
         self.write_network(f)?;
+        if let Some(gate) = &self.gate {
+            gate.fmt(f)?;
+        }
         if let Some(cluster) = &self.cluster {
             cluster.fmt(f)?;
         }

@@ -34,7 +34,7 @@ struct Stand {
 /// Keeps the network in which we have `own`; members answer to `other`, whose Ethernet address is known.
 fn keep(own: &str, other: &str) -> Stand {
     let (program, maps) = bpf::load(None, &Configured::default()).unwrap();
-    let attachments = Attachments::new(program, None).unwrap();
+    let attachments = Attachments::new(program, None, false).unwrap();
     let config = PathConfig {
         index: 1,
         own: own.parse().unwrap(),
@@ -180,7 +180,7 @@ fn a_network_is_followed_by_our_address() {
 fn an_interface_is_shared_by_whoever_needs_the_program_on_it() {
     in_namespace(async || {
         let (program, _maps) = bpf::load(None, &Configured::default()).unwrap();
-        let attachments = Attachments::new(program, None).unwrap();
+        let attachments = Attachments::new(program, None, false).unwrap();
         let netlink = mfs_ha::netlink::Netlink::connect().unwrap();
         let look = async || netlink.interface("v0").await.unwrap().unwrap();
         let bare = look().await;

@@ -33,10 +33,11 @@ const PINS: &str = "/sys/fs/bpf/mfs-ha";
 const BLESS: &str = "MFS_HA_BLESS";
 
 /// Name of a transcript in the document, and how its output is compared.
-const TRANSCRIPTS: [(&str, Comparison); 5] = [
+const TRANSCRIPTS: [(&str, Comparison); 6] = [
     ("pins", Comparison::Text),
     ("peers-map", Comparison::Definition),
     ("peers", Comparison::Structure),
+    ("lease", Comparison::Structure),
     ("stats-map", Comparison::Definition),
     ("stats", Comparison::Structure),
 ];
@@ -64,6 +65,7 @@ fn command_of(name: &str, instance: &str) -> String {
         "pins" => format!("ls {PINS}/{instance}"),
         "peers-map" => format!("bpftool map show pinned {}", pin("peers")),
         "peers" => format!("bpftool map dump pinned {}", pin("peers")),
+        "lease" => format!("bpftool map dump pinned {}", pin("lease")),
         "stats-map" => format!("bpftool map show pinned {}", pin("stats")),
         "stats" => format!("bpftool map dump pinned {}", pin("stats")),
         other => panic!("no command for the transcript {other}"),

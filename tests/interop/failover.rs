@@ -156,14 +156,13 @@ fn a_restart_after_kill_removes_the_stale_vip() {
     let arena = Arena::new(1).unwrap();
     let mut nodes = cluster(&arena, 1);
     nodes[0].kill().unwrap();
-    observe_for(Duration::from_millis(500)).unwrap();
-    // Nothing takes the address from a killed daemon: its node goes on answering.
+    // Nothing takes the address from a killed daemon, and its kernel answers for it no longer.
+    arena.wait_no_owner(SETTLE).unwrap();
     assert!(has_vip(&arena, 1));
-    arena.wait_owner(1, SETTLE).unwrap();
 
     let restarted = Instant::now();
     nodes[0] = start(&arena, 1);
-    arena.wait_no_owner(SETTLE).unwrap();
+    arena.wait_vip(1, false, SETTLE).unwrap();
     let lost = arena.addresses().unwrap().lost_by(1, restarted).unwrap();
     println!("stale VIP removed {:?} after the restart", lost - restarted);
     // Nobody else is there, so the node becomes master again, now by the rules.
@@ -280,18 +279,18 @@ fn a_master_that_slept_gives_way() {
     let _serial = serial();
     let arena = Arena::new(2).unwrap();
     let mut nodes = cluster(&arena, 2);
+    let begin = Instant::now();
     nodes[0].process().signal(Signal::SIGSTOP).unwrap();
     nodes[1].wait_state("master", SETTLE).unwrap();
+    arena.wait_owner(2, SETTLE).unwrap();
     observe_for(Duration::from_secs(1)).unwrap();
 
-    let awake = Instant::now();
     nodes[0].process().signal(Signal::SIGCONT).unwrap();
     nodes[0].wait_state("backup", SETTLE).unwrap();
     arena.wait_owner(2, SETTLE).unwrap();
     observe_for(Duration::from_secs(1)).unwrap();
-    let finding = arena.judge(awake, Instant::now()).unwrap();
-    println!("after its sleep: {finding}");
-    // While it was frozen its kernel went on answering; awake, it must not go on for long.
-    assert!(finding.overlap < Duration::from_millis(200));
+    let finding = arena.judge(begin, Instant::now()).unwrap();
+    println!("asleep and awake: {finding}");
+    assert_eq!((finding.owners_max, finding.moves), (1, 1));
     assert_eq!(nodes[1].state().unwrap(), "master");
 }

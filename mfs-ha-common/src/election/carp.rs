@@ -259,6 +259,17 @@ impl Election {
         self.state == State::Master && now.since(self.last_send) > patience
     }
 
+    /// Returns until when a master may serve unless it sends again (rule G5): as long as peers with its own
+    /// priority would wait.
+    pub(crate) fn served_until(&self) -> Option<Timestamp> {
+        let intervals = self.settings.deadratio.get().max(2);
+        let span = self
+            .last_announced
+            .interval()
+            .saturating_mul(intervals.into());
+        (self.state == State::Master).then(|| self.last_send.after(span))
+    }
+
     /// Says whether a master's peers have replaced it (rule E8): one was heard since our last advert, or
     /// even the one with the longest slot has waited long enough. A peer waits longer than we can know:
     /// who gives way before it was replaced leaves nobody.

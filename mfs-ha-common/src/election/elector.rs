@@ -48,6 +48,14 @@ impl Elector {
         }
     }
 
+    /// Returns until when a master may serve, and under which lease epoch (rules G1 and G5).
+    pub(crate) fn held(&self) -> Option<(Timestamp, u64)> {
+        match self {
+            Self::Carp(election) => election.served_until().map(|until| (until, 0)),
+            Self::Quorum(election) => election.held(),
+        }
+    }
+
     pub(crate) const fn demotion(&self) -> Demotion {
         match self {
             Self::Carp(election) => election.demotion(),

@@ -8,7 +8,8 @@ mod wire;
 
 pub use auth::TagKey;
 pub use wire::{
-    BODY_LEN, DATAGRAM_LEN, HeartbeatError, KIND_HEARTBEAT, MAGIC, PORT, TAG_LEN, VERSION,
+    BODY_LEN, DATAGRAM_LEN, FLAGS_AT, HeartbeatError, KIND_HEARTBEAT, MAGIC, PORT, REQUEST_AT,
+    TAG_LEN, VERSION,
 };
 
 use core::time::Duration;
@@ -93,10 +94,28 @@ impl Flags {
     /// It cannot keep its schedule.
     pub const LATE: Self = Self(1 << 7);
 
+    /// A majority has granted the very epoch of the request, and that has not run out: whoever holds a lower one
+    /// must not serve (rule G6).
+    pub const HOLDS: Self = Self(1 << 8);
+
     /// All that have a meaning.
-    const KNOWN: u16 = (1 << 8) - 1;
+    const KNOWN: u16 = (1 << 9) - 1;
+
+    /// Reads them as they stand in a body, known or not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_wire(bytes: [u8; 2]) -> Self {
+        Self(u16::from_be_bytes(bytes))
+    }
+
+    /// Writes them as they stand in a body.
+    #[must_use]
+    pub const fn to_wire(self) -> [u8; 2] {
+        self.0.to_be_bytes()
+    }
 
     /// Says whether all of `flags` are set.
+    #[inline(always)]
     #[must_use]
     pub const fn has(self, flags: Self) -> bool {
         self.0 & flags.0 == flags.0

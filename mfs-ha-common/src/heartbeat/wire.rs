@@ -19,6 +19,10 @@ pub const VERSION: u8 = 1;
 pub const KIND_HEARTBEAT: u8 = 1;
 /// Bytes that the tag covers.
 pub const BODY_LEN: usize = 152;
+/// Offset of the flags in the body.
+pub const FLAGS_AT: usize = 74;
+/// Offset of the lease epoch that the sender asks for or holds.
+pub const REQUEST_AT: usize = 88;
 /// Bytes of the tag.
 pub const TAG_LEN: usize = 16;
 /// Bytes of a whole datagram.
@@ -241,7 +245,7 @@ impl Heartbeat {
         writer.put(&self.membership.generation.to_be_bytes());
         writer.put(&self.membership.digest.to_be_bytes());
         writer.put(&[role_code(self.role), phase_code(self.phase)]);
-        writer.put(&self.flags.0.to_be_bytes());
+        writer.put(&self.flags.to_wire());
         writer.put(&[
             self.priority.advbase(),
             self.priority.advskew(),
@@ -375,6 +379,15 @@ mod tests {
     #[test]
     fn a_body_is_read_as_documented() {
         assert_eq!(Heartbeat::parse(&bytes()), Ok(example()));
+    }
+
+    #[test]
+    fn what_the_kernel_reads_by_itself_lies_where_it_looks() {
+        let bytes = bytes();
+        let flags = example().flags.to_wire();
+        assert_eq!(bytes[FLAGS_AT..FLAGS_AT + 2], flags);
+        let request = example().request.to_be_bytes();
+        assert_eq!(bytes[REQUEST_AT..REQUEST_AT + 8], request);
     }
 
     #[test]

@@ -22,8 +22,8 @@ mod steps;
 pub(crate) use sequence::Promotion;
 pub use sequence::RunningStep;
 pub use steps::{
-    PROMOTE_LIMIT, PROMOTION, RESIGN_LIMIT, RESIGNATION, STAGE_LIMIT, START_LIMIT, STOP_LIMIT,
-    Service, Step, StepInfo,
+    ADMIT_LIMIT, PROMOTE_LIMIT, PROMOTION, RESIGN_LIMIT, RESIGNATION, STAGE_LIMIT, START_LIMIT,
+    STOP_LIMIT, Service, Step, StepInfo,
 };
 
 use core::time::Duration;

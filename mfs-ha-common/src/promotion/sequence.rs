@@ -3,7 +3,8 @@
 //! The daemon carries out one step at a time; each request has a ticket, and only the answer to the latest
 //! one counts. Rules M1 to M6 are stated in `docs/protocol.md`.
 //!
-//! Invariants: at most one step is under way; the VIP is asked for by [`Step::TakeVip`] only; whoever leaves
+//! Invariants: at most one step is under way; the VIP is asked for by [`Step::TakeVip`] only, or behind a gate
+//! when the promotion begins; whoever leaves
 //! `Promoting` or `Active` is on its way through all of [`RESIGNATION`](super::RESIGNATION).
 
 use core::time::Duration;
@@ -14,6 +15,7 @@ use super::{Phase, STABLE, STUCK_RETRY};
 use crate::action::{Action, Actions, Hook};
 use crate::election::carp::HOLD_DOWN;
 use crate::election::{Reason, Timer};
+use crate::gate::{OPEN_CHUNKSERVERS, OPEN_CLIENTS, OPEN_METALOGGERS};
 use crate::time::Timestamp;
 
 /// A local restart of the metadata master is tried once (rule M4).
@@ -52,10 +54,13 @@ struct Resignation {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Promotion {
     service: Service,
+    /// A gate in the kernel closes ports, so the VIP need not wait for the service.
+    is_gated: bool,
     phase: Phase,
     running: Option<RunningStep>,
     ticket: u32,
     wants_vip: bool,
+    is_vip_there: bool,
     is_vip_gone: bool,
     resignation: Option<Resignation>,
     active_since: Timestamp,
@@ -67,13 +72,15 @@ pub(crate) struct Promotion {
 
 impl Promotion {
     /// Serves nothing yet.
-    pub(crate) const fn new(service: Service) -> Self {
+    pub(crate) const fn new(service: Service, is_gated: bool) -> Self {
         Self {
             service,
+            is_gated,
             phase: Phase::Standby,
             running: None,
             ticket: 0,
             wants_vip: false,
+            is_vip_there: false,
             is_vip_gone: true,
             resignation: None,
             active_since: Timestamp::from_nanos(0),
@@ -131,6 +138,17 @@ impl Promotion {
         matches!(self.phase, Phase::Promoting | Phase::Active)
     }
 
+    /// Returns which services may be talked to (rule G4), as in
+    /// [`LeaseState::open`](crate::gate::LeaseState::open).
+    pub(crate) fn open_services(&self) -> u32 {
+        let is_admitting = self.is_running(Step::AdmitChunkservers);
+        match self.phase {
+            Phase::Active => OPEN_METALOGGERS | OPEN_CHUNKSERVERS | OPEN_CLIENTS,
+            Phase::Promoting if is_admitting => OPEN_METALOGGERS | OPEN_CHUNKSERVERS,
+            Phase::Standby | Phase::Promoting | Phase::Resigning | Phase::Stuck => 0,
+        }
+    }
+
     /// Returns when the VIP was asked to go, where this node gives up.
     pub(crate) fn released(&self) -> Option<Timestamp> {
         self.resignation.and_then(|ending| ending.released)
@@ -162,7 +180,7 @@ impl Promotion {
         let announce = self
             .announcements
             .poll_timeout()
-            .filter(|_| self.phase == Phase::Active)
+            .filter(|_| self.answers_for_vip())
             .map(|at| (at, Timer::Announce));
         [running, announce, self.release_timeout()]
             .into_iter()
@@ -191,6 +209,10 @@ impl Promotion {
     fn begin(&mut self, now: Timestamp, actions: &mut Actions) {
         self.phase = Phase::Promoting;
         self.resignation = None;
+        if self.is_gated && self.service.is_metadata() && !self.wants_vip {
+            // Clients learn where the VIP is while the service is still made ready.
+            self.ask_for_vip(true, actions);
+        }
         let first = if self.service.is_metadata() {
             Step::StopStray
         } else {
@@ -239,6 +261,8 @@ impl Promotion {
             self.release_vip(now, actions);
         } else if step == Step::RestoreMetadata {
             self.change_resignation(|ending| ending.is_restored = true);
+        } else if step == Step::AdmitChunkservers {
+            self.become_active(now, actions);
         } else if let Some(next) = step.next() {
             self.run(now, next, actions);
         }
@@ -265,27 +289,48 @@ impl Promotion {
         Some(Reason::PromotionFailed)
     }
 
-    /// Takes note of the VIP. Returns whether this node serves from now on.
-    pub(crate) fn vip_set(&mut self, now: Timestamp, present: bool, actions: &mut Actions) -> bool {
-        let is_taking = self
-            .running
-            .is_some_and(|running| running.step == Step::TakeVip);
-        match (self.phase, present) {
-            (Phase::Promoting, true) if is_taking => {
-                self.running = None;
-                self.phase = Phase::Active;
-                self.active_since = now;
-                self.announcements = Announcements::EMPTY;
-                self.announce(now, actions);
-                actions.push(Action::RunHook(Hook::Up));
-                return true;
-            }
-            // Somebody took the address away and it was put back.
-            (Phase::Active, true) => self.announce(now, actions),
-            (_, false) if !self.wants_vip => self.is_vip_gone = true,
-            _ => {}
+    /// Takes note of the VIP.
+    pub(crate) fn vip_set(&mut self, now: Timestamp, present: bool, actions: &mut Actions) {
+        if !present {
+            self.is_vip_gone |= !self.wants_vip;
+            return;
         }
-        false
+        if !self.wants_vip || !self.is_serving() {
+            return;
+        }
+        if !core::mem::replace(&mut self.is_vip_there, true) {
+            self.announcements = Announcements::EMPTY;
+        }
+        // Also where somebody took the address away and it was put back.
+        self.announce(now, actions);
+        if self.is_running(Step::TakeVip) {
+            self.vip_taken(now, actions);
+        }
+    }
+
+    /// Goes on after [`Step::TakeVip`].
+    fn vip_taken(&mut self, now: Timestamp, actions: &mut Actions) {
+        if self.is_gated && self.service.is_metadata() {
+            self.run(now, Step::AdmitChunkservers, actions);
+        } else {
+            self.become_active(now, actions);
+        }
+    }
+
+    fn become_active(&mut self, now: Timestamp, actions: &mut Actions) {
+        self.running = None;
+        self.phase = Phase::Active;
+        self.active_since = now;
+        actions.push(Action::RunHook(Hook::Up));
+    }
+
+    fn is_running(&self, step: Step) -> bool {
+        self.running.is_some_and(|running| running.step == step)
+    }
+
+    /// Says whether this node answers for the VIP: behind a gate before it serves.
+    const fn answers_for_vip(&self) -> bool {
+        self.is_vip_there && self.is_serving()
     }
 
     /// Says whether a VIP that could not be set as asked is news.
@@ -296,11 +341,9 @@ impl Promotion {
     /// Takes note of a metadata master that died or hangs (rule M4). Returns why this node cannot serve,
     /// where that follows.
     pub(crate) fn master_lost(&mut self, now: Timestamp, actions: &mut Actions) -> Option<Reason> {
-        let is_taking = self
-            .running
-            .is_some_and(|running| running.step == Step::TakeVip);
+        let has_master = self.is_running(Step::TakeVip) || self.is_running(Step::AdmitChunkservers);
         match self.phase {
-            Phase::Promoting if is_taking && self.service.is_metadata() => {
+            Phase::Promoting if has_master && self.service.is_metadata() => {
                 Some(Reason::PromotionFailed)
             }
             Phase::Active if self.service.is_metadata() => {
@@ -309,8 +352,10 @@ impl Promotion {
                     return Some(Reason::MetadataMasterLost);
                 }
                 self.restarts = self.restarts.saturating_add(1);
-                // Without the address clients wait; with it they would be refused.
-                self.ask_for_vip(false, actions);
+                // Without the address clients wait; with it, and without a gate, they would be refused.
+                if !self.is_gated {
+                    self.ask_for_vip(false, actions);
+                }
                 actions.push(Action::RunHook(Hook::Down));
                 self.begin(now, actions);
                 None
@@ -352,6 +397,11 @@ impl Promotion {
             self.give_up_restoring();
             return None;
         }
+        if late.step == Step::AdmitChunkservers {
+            // Some do not come back. Files elsewhere are served without them.
+            self.become_active(now, actions);
+            return None;
+        }
         let is_taking = late.step == Step::TakeVip;
         Some(if is_taking {
             Reason::VipFailed
@@ -378,21 +428,21 @@ impl Promotion {
 
     /// Announces the VIP of a node that serves (rule E9).
     pub(crate) fn announce(&mut self, now: Timestamp, actions: &mut Actions) {
-        if self.phase == Phase::Active && self.announcements.begin(now) {
+        if self.answers_for_vip() && self.announcements.begin(now) {
             actions.push(Action::AnnounceVip);
         }
     }
 
     /// Announces with an advert what has to be announced then.
     pub(crate) fn advert_sent(&mut self, now: Timestamp, actions: &mut Actions) {
-        if self.phase == Phase::Active && self.announcements.advert_sent(now) {
+        if self.answers_for_vip() && self.announcements.advert_sent(now) {
             actions.push(Action::AnnounceVip);
         }
     }
 
     /// Announces what is due by time.
     pub(crate) fn announce_in_time(&mut self, now: Timestamp, actions: &mut Actions) {
-        if self.phase == Phase::Active && self.announcements.tick(now) {
+        if self.answers_for_vip() && self.announcements.tick(now) {
             actions.push(Action::AnnounceVip);
         }
     }
@@ -405,7 +455,11 @@ impl Promotion {
         let by = now.after(self.service.limit(step));
         self.running = Some(RunningStep { step, since, by });
         if step == Step::TakeVip {
-            self.ask_for_vip(true, actions);
+            if self.is_vip_there {
+                self.vip_taken(now, actions);
+            } else if !self.wants_vip {
+                self.ask_for_vip(true, actions);
+            }
             return;
         }
         self.ticket = self.ticket.wrapping_add(1);
@@ -455,6 +509,7 @@ impl Promotion {
 
     fn ask_for_vip(&mut self, present: bool, actions: &mut Actions) {
         self.wants_vip = present;
+        self.is_vip_there = false;
         self.is_vip_gone = false;
         actions.push(Action::SetVip { present });
     }

@@ -17,8 +17,13 @@ pub const STAGE_LIMIT: Duration = Duration::from_secs(10);
 /// Default of [`Service::Metadata`]'s `start_limit`.
 pub const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// The way into service, in order (rule M1).
-pub const PROMOTION: [Step; 8] = [
+/// Default limit of [`Step::AdmitChunkservers`]: those that were there before come back within the delay that
+/// their configuration sets for a new try, plus a second of MooseFS's own clock.
+pub const ADMIT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The way into service, in order (rule M1). Without a gate the last step is left out: ports cannot be closed
+/// one by one then.
+pub const PROMOTION: [Step; 9] = [
     Step::StopStray,
     Step::StopMetalogger,
     Step::Stage,
@@ -27,6 +32,7 @@ pub const PROMOTION: [Step; 8] = [
     Step::RecordEpoch,
     Step::StartMaster,
     Step::TakeVip,
+    Step::AdmitChunkservers,
 ];
 
 /// The way out of it, in order (rule M3).
@@ -53,8 +59,11 @@ pub enum Step {
     RecordEpoch,
     /// Start mfsmaster and wait until it listens.
     StartMaster,
-    /// Take the VIP.
+    /// Take the VIP. Behind a gate it is asked for at once, and this step waits for it.
     TakeVip,
+    /// Open the ports for metaloggers and chunkservers and wait until those have registered: a client that
+    /// reads before them waits for 10 s.
+    AdmitChunkservers,
     /// Kill mfsmaster and wait until it is gone.
     StopMaster,
     /// Give the VIP up.
@@ -89,6 +98,7 @@ impl Step {
             Self::RecordEpoch => &RECORD_EPOCH,
             Self::StartMaster => &START_MASTER,
             Self::TakeVip => &TAKE_VIP,
+            Self::AdmitChunkservers => &ADMIT_CHUNKSERVERS,
             Self::StopMaster => &STOP_MASTER,
             Self::ReleaseVip => &RELEASE_VIP,
             Self::RestoreMetadata => &RESTORE_METADATA,
@@ -160,6 +170,7 @@ impl Service {
             | Step::StopMetalogger
             | Step::RecordEpoch
             | Step::TakeVip
+            | Step::AdmitChunkservers
             | Step::StopMaster
             | Step::ReleaseVip
             | Step::RestoreMetadata => limit,
@@ -221,6 +232,13 @@ const TAKE_VIP: StepInfo = StepInfo {
     name: "take_vip",
     limit: PROMOTE_LIMIT,
     undo: "release_vip",
+};
+
+const ADMIT_CHUNKSERVERS: StepInfo = StepInfo {
+    id: "P9",
+    name: "admit_chunkservers",
+    limit: ADMIT_LIMIT,
+    undo: "none: the gate closes with the lease",
 };
 
 const STOP_MASTER: StepInfo = StepInfo {

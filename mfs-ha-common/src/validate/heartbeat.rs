@@ -9,7 +9,8 @@ use super::{Checked, Claimed, Outcome, Verdict};
 use crate::filter::{ClusterConfig, HEARTBEATS, PREVIOUS_KEY, VLAN_ANY};
 use crate::heartbeat::auth::{self, BODY_WORDS};
 use crate::heartbeat::{
-    BODY_LEN, DATAGRAM_LEN, KIND_HEARTBEAT, MAGIC, PORT, Stamp, TagKey, VERSION,
+    BODY_LEN, DATAGRAM_LEN, FLAGS_AT, Flags, KIND_HEARTBEAT, MAGIC, PORT, REQUEST_AT, Stamp,
+    TagKey, VERSION,
 };
 use crate::member::{Cluster, MemberKey};
 use crate::net::{
@@ -49,6 +50,17 @@ impl AcceptedHeartbeat {
     #[inline(always)]
     pub fn stamp<F: Frame + ?Sized>(&self, frame: &F) -> Option<Stamp> {
         load_stamp(frame, self.body_at().wrapping_add(PREFIX_LEN))
+    }
+
+    /// Reads which lease epoch its sender holds; `None` where it holds none.
+    #[inline(always)]
+    pub fn held_epoch<F: Frame + ?Sized>(&self, frame: &F) -> Option<u64> {
+        let body_at = self.body_at();
+        let flags = frame.load(body_at.wrapping_add(FLAGS_AT))?;
+        let epoch = frame.load(body_at.wrapping_add(REQUEST_AT))?;
+        Flags::from_wire(flags)
+            .has(Flags::HOLDS)
+            .then_some(u64::from_be_bytes(epoch))
     }
 
     #[inline(always)]

@@ -10,6 +10,7 @@ use mfs_ha_common::action::Action;
 use mfs_ha_common::election::State;
 use mfs_ha_common::election::quorum::Obstacle;
 use mfs_ha_common::event::Event;
+use mfs_ha_common::gate::OPEN_CLIENTS;
 use mfs_ha_common::heartbeat::{Flags, Grant, Heartbeat, Stamp};
 use mfs_ha_common::node::NodeStatus;
 use mfs_ha_common::promotion::Phase;
@@ -76,6 +77,7 @@ impl Judge {
     ) {
         Self::check_tick(world, id, at, event, before, actions);
         Self::check_lease(world, id, at, actions);
+        Self::check_gates(world, id, at);
         let takes_over = actions
             .iter()
             .any(|action| matches!(action, Action::Report(report) if report.to == State::Master));
@@ -149,6 +151,45 @@ impl Judge {
                 now,
                 format!("{id} takes the VIP without a lease: {lease:?}"),
             );
+        }
+    }
+
+    /// S1 as others see it: at most one kernel lets anything out, those of dead and hanging daemons included. What
+    /// is open is leased, to a node that wants to serve, and whoever serves can be reached.
+    fn check_gates(world: &mut World, id: Id, at: Timestamp) {
+        let Some(node) = world.members[id]
+            .node
+            .as_ref()
+            .filter(|_| world.plan.is_gated)
+        else {
+            return;
+        };
+        let (gate, status) = (node.gate(), node.status());
+        let ends = node.lease(at).and_then(|lease| lease.ends);
+        let now = world.now;
+        if gate.is_open(at) {
+            let is_leased = ends.is_some_and(|ends| gate.until <= ends);
+            let serves = matches!(status.phase, Phase::Promoting | Phase::Active);
+            if !is_leased || !serves || status.state != State::Master {
+                let what = format!("G1: the gate of {id} is {gate:?} in {status:?}");
+                world.judge.fail(now, what);
+            }
+        }
+        let is_reachable = world.members[id].kernel.is_open(at) && gate.open & OPEN_CLIENTS != 0;
+        if status.phase == Phase::Active && ends.is_some_and(|ends| ends > at) && !is_reachable {
+            let what = format!("G4: {id} is active behind {gate:?}");
+            world.judge.fail(now, what);
+        }
+        let open: Vec<Id> = (0..world.members.len())
+            .filter(|other| {
+                let member = &world.members[*other];
+                member.kernel.is_open(member.clock.local(now))
+            })
+            .collect();
+        if open.len() > 1 {
+            world
+                .judge
+                .fail(now, format!("S1: the gates of {open:?} are open"));
         }
     }
 

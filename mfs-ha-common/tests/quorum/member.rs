@@ -9,7 +9,8 @@ use mfs_ha_common::election::carp;
 use mfs_ha_common::election::quorum::Settings;
 use mfs_ha_common::event::Event;
 use mfs_ha_common::freshness::{Freshness, Metadata};
-use mfs_ha_common::heartbeat::Heartbeat;
+use mfs_ha_common::gate::{Fence, Gate};
+use mfs_ha_common::heartbeat::{Flags, Heartbeat};
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::{Node, NodeConfig};
 use mfs_ha_common::priority::Priority;
@@ -74,6 +75,28 @@ pub(crate) enum StepFault {
     Hangs(Step),
 }
 
+/// The maps LEASE and FENCE.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Kernel {
+    pub(crate) gate: Gate,
+    pub(crate) fence: Fence,
+}
+
+impl Kernel {
+    /// The XDP program hears everything, whatever became of the daemon.
+    pub(crate) fn hear(&mut self, heartbeat: &Heartbeat, at: Timestamp) {
+        if heartbeat.flags.has(Flags::HOLDS) {
+            let (epoch, node) = (heartbeat.request, heartbeat.sender.get());
+            let raised = self.fence.raised(epoch, node, self.gate.epoch, at);
+            self.fence = raised.unwrap_or(self.fence);
+        }
+    }
+
+    pub(crate) fn is_open(&self, at: Timestamp) -> bool {
+        self.gate.is_open(at) && self.fence.epoch <= self.gate.epoch
+    }
+}
+
 /// A machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
@@ -104,6 +127,8 @@ pub(crate) struct Member {
     pub(crate) follows: Option<Id>,
     pub(crate) downloads: u32,
     pub(crate) generation: u32,
+    /// What the programs in its kernel go by. It outlives the daemon.
+    pub(crate) kernel: Kernel,
     /// Real time until which this machine may believe to hold the lease.
     pub(crate) holds_until: Option<u64>,
     /// Since when nothing has changed that the freshness rule looks at.
@@ -148,6 +173,7 @@ impl Member {
             follows: None,
             downloads: 0,
             generation: 1,
+            kernel: Kernel::default(),
             holds_until: None,
             settled_since: 0,
         }
@@ -188,6 +214,7 @@ impl Member {
                 seed,
             }),
             neutral: true,
+            is_gated: plan.is_gated,
             service: if plan.has_metadata && self.role == Role::Candidate {
                 Service::METADATA
             } else {

@@ -67,6 +67,8 @@ pub(crate) struct Plan {
     pub(crate) witnesses: usize,
     pub(crate) timing: Timing,
     pub(crate) has_metadata: bool,
+    /// Kernels close what the daemon does not renew.
+    pub(crate) is_gated: bool,
     /// Clocks run at rates that differ by at most this, in parts per million.
     pub(crate) drift_ppm: u64,
     pub(crate) calm: Conditions,
@@ -103,6 +105,7 @@ impl Plan {
             witnesses,
             timing,
             has_metadata: rng.percent(60),
+            is_gated: rng.percent(80),
             drift_ppm: if rng.percent(70) { 10_000 } else { 0 },
             calm: Conditions::calm(rng),
             grows: rng.percent(12) || std::env::var_os("MFS_HA_GROWS").is_some(),

@@ -10,6 +10,7 @@ use mfs_ha_common::action::Action;
 use mfs_ha_common::cluster::Role;
 use mfs_ha_common::durable::Durable;
 use mfs_ha_common::event::Event;
+use mfs_ha_common::gate::OPEN_CLIENTS;
 use mfs_ha_common::heartbeat::Heartbeat;
 use mfs_ha_common::node::Node;
 use mfs_ha_common::promotion::{Phase, Step};
@@ -17,7 +18,7 @@ use mfs_ha_common::recording::Turn;
 use mfs_ha_common::validate::Verified;
 
 use crate::judge::Judge;
-use crate::member::{GROWTH, Id, Member, StepFault};
+use crate::member::{GROWTH, Id, Kernel, Member, StepFault};
 use crate::plan::{Conditions, MS, Plan, SECOND};
 use crate::record::Recording;
 use crate::rng::Rng;
@@ -134,6 +135,7 @@ impl World {
             member.facts.clear();
         }
         // What an earlier life left is taken away before the first heartbeat.
+        member.kernel = Kernel::default();
         (member.has_vip, member.has_master, member.follows) = (false, false, None);
         (member.is_storing, member.wanted, member.turn_at) = (false, None, None);
         member.paused_until = now;
@@ -281,6 +283,7 @@ impl World {
 
     fn arrive(&mut self, to: Id, heartbeat: &Heartbeat) {
         let at = self.members[to].clock.local(self.now);
+        self.members[to].kernel.hear(heartbeat, at);
         if self.members[to].node.is_some() {
             self.members[to].inbox.push((at, *heartbeat));
             self.schedule_turn(to);
@@ -315,6 +318,7 @@ impl World {
         };
         let before = node.status();
         let decided = node.handle(at, event);
+        self.members[id].kernel.gate = node.gate();
         if let Some(recording) = &mut self.recording {
             let actions = decided;
             recording.note(id, Turn { at, event, actions });
@@ -515,14 +519,7 @@ impl World {
     /// Whoever serves acknowledges changes; its followers have them soon, and say so later.
     fn write(&mut self) {
         for id in 0..self.members.len() {
-            let phase = self.members[id]
-                .node
-                .as_ref()
-                .map(|node| node.status().phase);
-            let serves = phase == Some(Phase::Active)
-                && self.members[id].paused_until <= self.now
-                && self.plan.has_metadata;
-            if serves && self.members[id].has_master {
+            if self.plan.has_metadata && self.serves_clients(id) {
                 self.members[id].data.freshness.version += 1 + self.rng.below(4);
                 self.touch(id);
                 if self.rng.percent(30) {
@@ -544,6 +541,19 @@ impl World {
         }
         let at = self.now + WRITES;
         self.plan_at(at, Occurrence::Write);
+    }
+
+    /// Whether a client's change is acknowledged by this machine.
+    fn serves_clients(&self, id: Id) -> bool {
+        let member = &self.members[id];
+        if self.plan.is_gated {
+            // The mfsmaster of a daemon that hangs goes on for as long as the gate lets it.
+            let is_open = member.kernel.is_open(member.clock.local(self.now));
+            return member.has_master && is_open && member.kernel.gate.open & OPEN_CLIENTS != 0;
+        }
+        let phase = member.node.as_ref().map(|node| node.status().phase);
+        let is_active = phase == Some(Phase::Active) && member.paused_until <= self.now;
+        is_active && member.has_master
     }
 
     /// Lets the cluster come up and settle.

@@ -86,7 +86,11 @@ fn a_dead_server_is_replaced_by_the_best_of_the_others() {
 /// A step that fails or hangs: the next node serves, and the first one is there again when it can.
 #[test]
 fn who_cannot_serve_leaves_it_to_another_and_comes_back() {
-    let steps = PROMOTION.into_iter().filter(|step| *step != Step::TakeVip);
+    // The VIP's step is none of the executor's, and without a gate the last one is not done.
+    let left_out = [Step::TakeVip, Step::AdmitChunkservers];
+    let steps = PROMOTION
+        .into_iter()
+        .filter(|step| !left_out.contains(step));
     for (step, hangs) in steps.flat_map(|step| [(step, false), (step, true)]) {
         for_each_seed(2, |seed| {
             let mut rng = Rng(seed ^ 0xfa11);

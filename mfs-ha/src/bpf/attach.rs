@@ -1,10 +1,12 @@
 //! Attaching the program to an interface: native where the driver can, else generic.
 
-use aya::programs::xdp::XdpLink;
+use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, XdpMode};
 
-use super::{BpfError, Program, os_error};
+use super::link::{HeldLink, Stay};
+use super::{BpfError, PROGRAM, Program, os_error};
 use crate::interface::Interface;
+use crate::netlink::NetlinkError;
 
 /// How the program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +50,7 @@ pub struct Attached {
     pub mode: Mode,
     /// Why native mode was not possible, where it was wanted.
     pub fallback_reason: Option<String>,
-    _link: XdpLink,
+    _link: HeldLink,
 }
 
 /// Why the program is not attached.
@@ -77,7 +79,19 @@ pub enum AttachError {
         #[source]
         source: Box<ProgramError>,
     },
-    /// The object is unusable.
+    /// The gate is not possible there (rule G8).
+    #[error("cannot attach the gate to {interface}; `gate = \"off\"` runs without one")]
+    Gate {
+        /// The interface.
+        interface: String,
+        /// Why.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The interfaces of this host cannot be listed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The object or its pins are unusable.
     #[error(transparent)]
     Program(#[from] BpfError),
 }
@@ -87,16 +101,17 @@ impl Program {
     ///
     /// # Errors
     /// Another program is attached, or the kernel refuses every mode that is allowed.
-    pub fn attach(
+    pub(super) fn attach(
         &mut self,
         interface: &Interface,
         mode: Option<Mode>,
+        stay: &Stay,
     ) -> Result<Attached, AttachError> {
         match mode {
-            Some(mode) => self.attach_in(interface, mode, None),
-            None => match self.attach_in(interface, Mode::Native, None) {
+            Some(mode) => self.attach_in(interface, mode, None, stay),
+            None => match self.attach_in(interface, Mode::Native, None, stay) {
                 Err(AttachError::Refused { source, .. }) => {
-                    self.attach_in(interface, Mode::Generic, Some(root_cause(&source)))
+                    self.attach_in(interface, Mode::Generic, Some(root_cause(&source)), stay)
                 }
                 other => other,
             },
@@ -108,16 +123,22 @@ impl Program {
         interface: &Interface,
         mode: Mode,
         fallback_reason: Option<String>,
+        stay: &Stay,
     ) -> Result<Attached, AttachError> {
+        let pin = self
+            .links_dir()
+            .map(|dir| dir.join(format!("{PROGRAM}-{}", interface.ifindex)));
         let xdp = self.xdp_mut()?;
         let link = xdp
             .attach_to_if_index(interface.ifindex, mode.flags())
             .and_then(|id| xdp.take_link(id))
             .map_err(|source| refusal(interface, mode, source))?;
+        let link =
+            FdLink::try_from(link).map_err(|_not_a_link| BpfError::Mismatch { name: PROGRAM })?;
         Ok(Attached {
             mode,
             fallback_reason,
-            _link: link,
+            _link: HeldLink::new(link, pin, stay)?,
         })
     }
 }

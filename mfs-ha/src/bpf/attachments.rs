@@ -1,18 +1,35 @@
-//! One attachment for each interface, whoever needs it: adverts and heartbeats may share one.
+//! What is attached where: the XDP program on interfaces of adverts and heartbeats, which may share one, and the
+//! gate on all.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
+use super::guard::{GateKind, Guard, Place};
+use super::link::Stay;
 use super::{AttachError, Attached, BpfError, Mode, Program};
+use crate::error::chain;
 use crate::interface::Interface;
 use crate::netlink::Netlink;
 
-/// Attaches the program to interfaces. Clones share what they attach.
+/// What the gate shows of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GateView {
+    /// How it is attached; `None` where there is none.
+    pub kind: Option<GateKind>,
+    /// Interfaces that it is on.
+    pub guarded: Vec<String>,
+    /// Interfaces that it is not on, and why.
+    pub problems: Vec<String>,
+}
+
+/// Attaches the programs to interfaces. Clones share what they attach.
 #[derive(Clone, Debug)]
 pub struct Attachments {
     program_id: u32,
+    stay: Stay,
+    gate: watch::Sender<GateView>,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -22,22 +39,104 @@ struct Inner {
     mode: Option<Mode>,
     /// By interface index. The program is detached when nobody holds it any more.
     held: BTreeMap<u32, Weak<Attached>>,
+    /// The gate, by interface index; `None` where there shall be none.
+    guards: Option<BTreeMap<u32, Guard>>,
+}
+
+impl Inner {
+    /// Puts the gate on an interface, where there shall be one.
+    fn guard(&mut self, place: Place<'_>, stay: &Stay) -> Result<(), AttachError> {
+        let has_xdp = self.holds(place.ifindex);
+        let Some(guards) = &mut self.guards else {
+            return Ok(());
+        };
+        if let Some(guard) = guards.get_mut(&place.ifindex) {
+            return guard.renew(&mut self.program, place, has_xdp, stay);
+        }
+        let guard = Guard::attach(&mut self.program, place, has_xdp, stay)?;
+        guards.insert(place.ifindex, guard);
+        tracing::debug!(interface = place.name, "gate attached");
+        Ok(())
+    }
+
+    fn holds(&self, ifindex: u32) -> bool {
+        self.held
+            .get(&ifindex)
+            .is_some_and(|held| held.strong_count() > 0)
+    }
 }
 
 impl Attachments {
-    /// Attaches nothing yet; later in `mode`, or in native mode with generic as the fallback.
+    /// Attaches nothing yet; later in `mode`, or in native mode with generic as the fallback, and with a gate
+    /// where `is_gated`.
     ///
     /// # Errors
     /// The kernel does not know the program.
-    pub fn new(program: Program, mode: Option<Mode>) -> Result<Self, BpfError> {
+    pub fn new(program: Program, mode: Option<Mode>, is_gated: bool) -> Result<Self, BpfError> {
         Ok(Self {
             program_id: program.id()?,
+            stay: Stay::default(),
+            gate: watch::Sender::new(GateView::default()),
             inner: Arc::new(Mutex::new(Inner {
                 program,
                 mode,
                 held: BTreeMap::new(),
+                guards: is_gated.then(BTreeMap::new),
             })),
         })
+    }
+
+    /// Leaves everything where it is when this process ends: something may still be served that the gate has to
+    /// keep in.
+    pub async fn leave(&self) {
+        self.stay.set();
+        self.inner.lock().await.program.leave();
+    }
+
+    /// Returns where the gate's view can be read.
+    #[must_use]
+    pub fn gate_views(&self) -> watch::Receiver<GateView> {
+        self.gate.subscribe()
+    }
+
+    /// Puts the gate on all interfaces of this host, `lo` among them (rule G3): the VIP is answered on each of
+    /// them. Says what could not be guarded in its view.
+    ///
+    /// # Errors
+    /// Local traffic cannot be guarded, or the interfaces not be listed.
+    pub async fn guard_all(&self) -> Result<(), AttachError> {
+        let mut inner = self.inner.lock().await;
+        if inner.guards.is_none() {
+            return Ok(());
+        }
+        let links = Netlink::connect()?.links().await?;
+        let mut view = GateView {
+            kind: Some(GateKind::of_kernel()),
+            ..GateView::default()
+        };
+        for link in &links {
+            let place = Place {
+                name: &link.name,
+                ifindex: link.ifindex,
+            };
+            match inner.guard(place, &self.stay) {
+                Ok(()) => view.guarded.push(link.name.clone()),
+                Err(error) if link.loopback => return Err(error),
+                Err(error) => view.problems.push(chain(&error)),
+            }
+        }
+        if let Some(guards) = &mut inner.guards {
+            guards.retain(|ifindex, _| links.iter().any(|link| link.ifindex == *ifindex));
+        }
+        self.gate.send_if_modified(|known| {
+            let is_news = *known != view;
+            if is_news && !view.problems.is_empty() {
+                tracing::warn!(problems = ?view.problems, "interfaces without a gate");
+            }
+            *known = view;
+            is_news
+        });
+        Ok(())
     }
 
     /// Says whether the program is on the interface.
@@ -66,8 +165,9 @@ impl Attachments {
             program,
             mode,
             held,
+            ..
         } = &mut *inner;
-        let attached = Arc::new(program.attach(interface, *mode)?);
+        let attached = Arc::new(program.attach(interface, *mode, &self.stay)?);
         tracing::info!(
             interface = interface.name,
             ifindex = interface.ifindex,
@@ -77,6 +177,11 @@ impl Attachments {
         );
         held.retain(|_, attached| attached.strong_count() > 0);
         held.insert(interface.ifindex, Arc::downgrade(&attached));
+        let place = Place {
+            name: &interface.name,
+            ifindex: interface.ifindex,
+        };
+        inner.guard(place, &self.stay)?;
         Ok(attached)
     }
 

@@ -4,6 +4,7 @@ pub mod check;
 pub mod decode;
 pub mod metadata;
 pub mod recording;
+pub mod release;
 pub mod run;
 pub mod status;
 

@@ -93,7 +93,7 @@ async fn run_witness(witness: Witness) -> Result<(), Failure> {
     daemon.run().await.exit_with(Exit::Failure)
 }
 
-fn lock(run_dir: &Path, instance: &str) -> Result<InstanceLock, Failure> {
+pub(super) fn lock(run_dir: &Path, instance: &str) -> Result<InstanceLock, Failure> {
     InstanceLock::acquire(run_dir, instance).map_err(|error| Failure {
         exit: lock_exit(&error),
         error: error.into(),

@@ -23,7 +23,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const XPARAM_BYTES_MAX: usize = 4096;
 
 /// What a witness has no use for, and why.
-const FOR_CANDIDATES: [(&str, &str); 7] = [
+const FOR_CANDIDATES: [(&str, &str); 8] = [
     (
         "interface",
         "it has no VIP, and finds its interfaces by its addresses",
@@ -31,6 +31,7 @@ const FOR_CANDIDATES: [(&str, &str); 7] = [
     ("vlan", "it sends no adverts"),
     ("source", "it sends no adverts"),
     ("vip", "it never takes it"),
+    ("gate", "it has no VIP to guard"),
     ("carp", "it sends no adverts"),
     ("hooks", "its state never changes"),
     ("moosefs", "it votes and never serves metadata"),
@@ -168,6 +169,9 @@ fn candidate(
         "an IPv4 address with its prefix, such as \"10.0.0.100/24\"",
         vip,
     );
+    let gate = root.take("gate", "\"on\" or \"off\"", |value| {
+        choice(value, [("on", true), ("off", false)])
+    });
     let (carp, peers) = read_carp(&mut root, problems);
     let hooks = read_hooks(&mut root);
     let moosefs = moosefs::read(&mut root, problems, explain_unknown);
@@ -188,6 +192,7 @@ fn candidate(
         vlan: vlan.map(|vlan| vlan.value).filter(|vlan| *vlan != 0),
         source: source.map(|source| source.value),
         vip: vip?.value,
+        gate: gate.is_none_or(|gate| gate.value),
         run_dir: common.run_dir,
         carp: carp?,
         cluster: cluster.cluster,

@@ -93,6 +93,7 @@ fn the_minimal_configuration_has_the_documented_defaults() {
                 address: Ipv4Addr::new(10, 0, 0, 100),
                 prefix_len: 24
             },
+            gate: true,
             run_dir: "/run/mfs-ha".into(),
             carp: Carp {
                 vhid: 10,
@@ -135,6 +136,7 @@ interface = "enp3s0f1"
 vlan = 0x10
 source = "10.1.0.1"
 vip = "10.1.0.100/16"
+gate = "off"
 run_dir = "/run/ha"
 [carp]
 vhid = 255
@@ -191,6 +193,7 @@ fn every_key_is_read() {
                 address: Ipv4Addr::new(10, 1, 0, 100),
                 prefix_len: 16
             },
+            gate: false,
             run_dir: "/run/ha".into(),
             carp: Carp {
                 vhid: 255,

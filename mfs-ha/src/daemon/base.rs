@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use super::GroundError;
 use super::end::Logger;
 use crate::bpf::{
-    self, Attachments, BpfError, ConfigMap, Configured, Maps, MismatchMap, Mode, PeerMap, StatsMap,
+    self, Attachments, BpfError, ConfigMap, Configured, FenceMap, LeaseMap, Maps, MismatchMap,
+    Mode, PeerMap, StatsMap,
 };
 use crate::cluster::path::{PathKeeper, paths};
 use crate::cluster::rounds::{Rounds, Signer};
@@ -90,6 +91,8 @@ pub(super) struct Base {
     pub(super) records: RingBuf<MapData>,
     pub(super) logger: Logger,
     filter: Option<ConfigMap>,
+    lease: Option<LeaseMap>,
+    pub(super) fence: FenceMap,
     pub(super) mismatches: MismatchMap,
 }
 
@@ -111,6 +114,8 @@ impl Base {
             peers,
             cluster: mut cluster_filter,
             mismatches,
+            lease,
+            fence,
             stats,
             records,
             logger,
@@ -121,7 +126,7 @@ impl Base {
         }
         let (facts, facts_receiver) = mpsc::channel(FACTS_MAX);
         Ok(Self {
-            attachments: Attachments::new(program, xdp_mode(config.xdp()))?,
+            attachments: Attachments::new(program, xdp_mode(config.xdp()), config.is_gated())?,
             facts,
             facts_receiver,
             peers,
@@ -129,6 +134,8 @@ impl Base {
             records,
             logger,
             filter: Some(filter),
+            lease: Some(lease),
+            fence,
             mismatches,
         })
     }
@@ -137,6 +144,12 @@ impl Base {
     pub(super) fn take_filter(&mut self) -> Result<ConfigMap, GroundError> {
         let missing = BpfError::Mismatch { name: "CONFIG" };
         Ok(self.filter.take().ok_or(missing)?)
+    }
+
+    /// Takes what tells the gate about the lease; it is there once.
+    pub(super) fn take_lease(&mut self) -> Result<LeaseMap, GroundError> {
+        let missing = BpfError::Mismatch { name: "LEASE" };
+        Ok(self.lease.take().ok_or(missing)?)
     }
 }
 

@@ -74,6 +74,7 @@ impl WitnessDaemon {
                 service: None,
                 quorum: tasks.quorum,
                 signer: None,
+                gate: None,
             },
         };
         let heartbeat = heartbeat::start(parts, witness.scheduling.realtime).await?;
@@ -84,6 +85,7 @@ impl WitnessDaemon {
             stats: base.stats,
             service: None,
             cluster: tasks.inspector,
+            gate: None,
             is_realtime: heartbeat.is_realtime,
         };
         Ok(Self {
@@ -152,6 +154,7 @@ fn node(witness: &Witness, start: &ClusterStart) -> anyhow::Result<Node> {
         },
         quorum: Some(quorum),
         neutral: true,
+        is_gated: false,
         service: Service::Vip,
     };
     Ok(Node::new(node, clock::now()))

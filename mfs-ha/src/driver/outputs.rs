@@ -8,11 +8,11 @@ use mfs_ha_common::durable::Durable;
 use tokio::sync::watch;
 
 use crate::cluster::rounds::{Rounds, Signer};
+use crate::gate::GateWriter;
 use crate::netlink::vip::Wanted;
 use crate::promotion::{Order, Orders, Wish};
 
 /// Where decisions go. Sending never waits.
-#[derive(Debug)]
 pub struct Outputs {
     /// What a candidate has.
     pub service: Option<ServiceOutputs>,
@@ -20,6 +20,8 @@ pub struct Outputs {
     pub quorum: Option<QuorumOutputs>,
     /// Signs adverts; `None` without a cluster.
     pub signer: Option<Signer>,
+    /// Tells the gate until when this node may serve; `None` without one.
+    pub gate: Option<GateWriter>,
 }
 
 /// Where a candidate's decisions go.

@@ -6,6 +6,7 @@ use mfs_ha_common::node::NodeStatus;
 use mfs_ha_common::time::Timestamp;
 
 use crate::cluster::rounds::PathCount;
+use crate::gate::WriterView;
 
 /// A look at the node.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct View {
     pub adverts_failed: u64,
     /// The lease and the other members; `None` in carp mode.
     pub cluster: Option<ClusterView>,
+    /// What the gate was told; `None` without one.
+    pub gate: Option<WriterView>,
     /// The longest that a deadline was overrun, in nanoseconds.
     pub lateness_max_ns: u64,
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached};
 
+use super::Link;
 use crate::interface::{Address, AttachMode, AttachedXdp, Interface};
 
 /// The interface that a message is about.
@@ -34,6 +35,15 @@ pub(super) fn interface(name: &str, message: &LinkMessage, addresses: Vec<Addres
         }
     }
     interface
+}
+
+/// The interface that a message is about, if it has a name.
+pub(super) fn link(message: &LinkMessage) -> Option<Link> {
+    Some(Link {
+        name: name(message)?,
+        ifindex: message.header.index,
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+    })
 }
 
 fn attached(attributes: &[LinkXdp]) -> Option<AttachedXdp> {

@@ -141,7 +141,7 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 /// A subscription to what happens to links and IPv4 addresses.
-struct Notifications {
+pub(crate) struct Notifications {
     socket: TokioSocket,
     buffer: Vec<u8>,
 }
@@ -153,7 +153,11 @@ impl std::fmt::Debug for Notifications {
 }
 
 impl Notifications {
-    fn open() -> io::Result<Self> {
+    /// Subscribes.
+    ///
+    /// # Errors
+    /// There is no socket to be had.
+    pub(crate) fn open() -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr]
             .into_iter()
@@ -167,7 +171,10 @@ impl Notifications {
 
     /// Waits until something happened that can concern the interface, takes all that has happened
     /// until then, and tells whether the interface was deleted.
-    async fn changed(&mut self, ifindex: Option<u32>) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// The subscription broke off.
+    pub(crate) async fn changed(&mut self, ifindex: Option<u32>) -> io::Result<bool> {
         let mut is_deleted = false;
         loop {
             self.buffer.clear();

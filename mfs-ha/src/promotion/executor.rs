@@ -186,7 +186,7 @@ impl Executor {
 
 const fn calm_after(step: Step) -> Calm {
     match step {
-        Step::StartMaster => Calm::Serving,
+        Step::StartMaster | Step::AdmitChunkservers => Calm::Serving,
         Step::RestoreMetadata => Calm::Standby,
         Step::StopStray
         | Step::StopMetalogger

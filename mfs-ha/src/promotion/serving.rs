@@ -18,7 +18,8 @@ const SILENT_PROBES_MAX: u32 = 2;
 impl Metadata {
     /// Waits until mfsmaster has died or hangs, and says how; meanwhile tells how far it is. Cancel-safe.
     pub(super) async fn watch_master(&mut self, reports: &Reports) -> String {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.client_port));
+        let [.., clients] = self.ports;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, clients));
         let interval = self.config.probe_interval;
         let limit = self.config.probe_timeout;
         let mut hanging = pin!(hangs(address, interval, limit));

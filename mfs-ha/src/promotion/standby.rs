@@ -162,7 +162,8 @@ impl Metadata {
         let process = self.metalogger.running().await?;
         let pid = process.as_ref().map(Process::pid);
         self.views.change(|view| view.metalogger_pid = pid);
-        let port = SocketAddrV4::new(self.vip, self.metalogger_port);
+        let [metaloggers, _, clients] = self.ports;
+        let port = SocketAddrV4::new(self.vip, metaloggers);
         let connection = match &process {
             Some(process) => MetaloggerProgram::connection(process, port)?,
             None => None,
@@ -186,7 +187,7 @@ impl Metadata {
             return Ok(());
         }
         let accepts = probe::accepts(port.into(), ACCEPT_LIMIT).await;
-        let clients = SocketAddrV4::new(self.vip, self.client_port);
+        let clients = SocketAddrV4::new(self.vip, clients);
         let serves = accepts || probe::accepts(clients.into(), ACCEPT_LIMIT).await;
         self.care.probed(serves);
         let must_renew = self.care.must_renew();

@@ -47,6 +47,7 @@ impl Metadata {
             Step::Install => self.install().await,
             Step::RecordEpoch => self.record_epoch().await,
             Step::StartMaster => self.start_master().await,
+            Step::AdmitChunkservers => self.admit_chunkservers().await,
             Step::StopMaster => {
                 self.services.send_replace(Some(Action::Stop));
                 self.stop_master().await
@@ -180,6 +181,18 @@ impl Metadata {
         self.set_stage(stage).await?;
         self.write_epoch(EpochState::Committed).await?;
         self.services.send_replace(Some(Action::Start));
+        Ok(())
+    }
+
+    /// P9: the gate is open to them already; a client that reads before they are back waits for long.
+    async fn admit_chunkservers(&mut self) -> anyhow::Result<()> {
+        let Some(running) = &mut self.running else {
+            bail!("mfsmaster is gone");
+        };
+        tokio::select! {
+            exit = running.exited() => bail!("mfsmaster ended: {exit}"),
+            () = std::future::ready(()) => {}
+        }
         Ok(())
     }
 

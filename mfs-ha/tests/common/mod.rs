@@ -56,6 +56,14 @@ pub(crate) fn ip(arguments: &str) {
     );
 }
 
+/// Runs `ip` where it does not matter whether there was anything to do.
+pub(crate) fn ip_may_fail(arguments: &str) {
+    Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .expect("ip of iproute2");
+}
+
 pub(crate) fn ip_shows(arguments: &str, piece: &str) -> bool {
     let output = Command::new("ip")
         .args(arguments.split(' '))

@@ -7,7 +7,8 @@ mod cluster;
 use cluster::{Case, Expected};
 use mfs_ha::clock;
 use mfs_ha_common::filter::PREVIOUS_KEY;
-use mfs_ha_common::heartbeat::{BODY_LEN, Stamp};
+use mfs_ha_common::gate::{Fence, LeaseState};
+use mfs_ha_common::heartbeat::{BODY_LEN, FLAGS_AT, Flags, REQUEST_AT, Stamp};
 use mfs_ha_common::member::{Claim, MemberKey, MemberState, MismatchKey, MismatchState};
 use mfs_ha_common::record::{HeartbeatRecord, KIND_HEARTBEAT, Record};
 use mfs_ha_common::stats::DropReason;
@@ -231,6 +232,45 @@ fn a_frame_is_accepted_once() {
     assert_eq!(heard(MemberKey::heartbeat(2)).accepted, 3);
     assert_eq!(heard(MemberKey::advert(2)).accepted, 1);
     assert_eq!(heard(MemberKey::heartbeat(3)), MemberState::default());
+}
+
+/// Rule G6: who holds a higher epoch closes the gate here, without the daemon.
+#[test]
+fn a_holder_of_a_higher_epoch_raises_the_fence() {
+    const OWN: u64 = 7;
+    let mut kernel = Kernel::load("fence");
+    kernel.prepare(&cluster::example());
+    let lease = LeaseState {
+        epoch: OWN,
+        ..LeaseState::default()
+    };
+    kernel.maps.lease.write(lease).unwrap();
+    let body = 42;
+    let mut said = |flags: Flags, epoch: u64, round: u8| {
+        let mut frame = cluster::heartbeat_ipv4();
+        frame[body + 31] = round;
+        let flags = flags.to_wire();
+        frame[body + FLAGS_AT..body + FLAGS_AT + 2].copy_from_slice(&flags);
+        frame[body + REQUEST_AT..body + REQUEST_AT + 8].copy_from_slice(&epoch.to_be_bytes());
+        cluster::sign(&mut frame, *b"@ABCDEFGHIJKLMNO");
+        let before = clock::now().as_nanos();
+        assert_eq!(kernel.run(&frame).counter, "accepted_heartbeats");
+        let fence = kernel.maps.fence.read().unwrap();
+        (fence, fence.since_ns >= before)
+    };
+    let none = (Fence::default(), false);
+    assert_eq!(said(Flags::HELD, OWN + 1, 0xf0), none, "only asked for");
+    let (fence, is_new) = said(Flags::HOLDS, OWN + 1, 0xf1);
+    assert_eq!((fence.epoch, fence.node, is_new), (OWN + 1, 2, true));
+    assert_eq!(said(Flags::HOLDS, OWN, 0xf2), (fence, false));
+    assert_eq!(said(Flags::HOLDS, OWN + 1, 0xf3), (fence, false));
+    assert_eq!(
+        said(Flags::HOLDS, u64::MAX, 0xf4),
+        (fence, false),
+        "no number"
+    );
+    let (fence, is_new) = said(Flags::HOLDS, OWN + 9, 0xf5);
+    assert_eq!((fence.epoch, is_new), (OWN + 9, true));
 }
 
 #[test]

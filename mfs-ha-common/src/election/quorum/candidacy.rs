@@ -22,6 +22,22 @@ impl Election {
             .and_then(|lease| lease.ends(self.settings.members.majority(), self.lease_span()))
     }
 
+    /// Returns until when a master may serve, and under which epoch (rule L3).
+    pub(crate) fn held(&self) -> Option<(Timestamp, u64)> {
+        let lease = self.lease.filter(|lease| lease.is_held)?;
+        let ends = self.lease_ends()?;
+        let ballot = lease.held(self.settings.members.majority());
+        (self.state == State::Master).then_some((ends, ballot.epoch))
+    }
+
+    /// Says whether a majority has granted what this node asks for, and that has not run out.
+    pub(super) fn holds_request(&self, now: Timestamp) -> bool {
+        let majority = self.settings.members.majority();
+        let lease = self.lease.filter(|lease| lease.is_held);
+        lease.is_some_and(|lease| lease.has_majority(majority))
+            && self.lease_ends().is_some_and(|ends| ends > now)
+    }
+
     /// T − ε.
     fn lease_span(&self) -> Duration {
         let timing = self.settings.timing;

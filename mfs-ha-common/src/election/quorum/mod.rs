@@ -522,6 +522,7 @@ impl Election {
             .with(Flags::READY, self.is_ready(now))
             .with(Flags::FROZEN, self.is_frozen())
             .with(Flags::HELD, is_held)
+            .with(Flags::HOLDS, self.holds_request(now))
             .with(Flags::COUNTS, self.counts(now))
             .with(Flags::SETTLED, self.is_settled)
             .with(Flags::HAS_HEARD_HOLDER, self.has_heard_holder)

@@ -1,0 +1,335 @@
+//! The gate in the real kernel: what reaches the VIP and what leaves it, over a cable and over `lo`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on panics"
+)]
+
+mod common;
+#[path = "gate/far.rs"]
+mod far;
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{DEADLINE, in_namespace, ip, ip_shows};
+use far::Far;
+use mfs_ha::bpf::{self, Attached, Attachments, Configured, Maps};
+use mfs_ha::netlink::Netlink;
+use mfs_ha::{clock, gate};
+use mfs_ha_common::gate::{LeaseState, OPEN_CHUNKSERVERS, OPEN_CLIENTS, OPEN_METALOGGERS};
+use mfs_ha_common::stats::Stats;
+
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 100);
+const FAR: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const ALL: u32 = OPEN_METALOGGERS | OPEN_CHUNKSERVERS | OPEN_CLIENTS;
+const SERVICES: [u16; 3] = [9419, 9420, 9421];
+/// A port that is none of the services.
+const OTHER: u16 = 9425;
+/// How long nothing has to come for there to be nothing.
+const SILENCE: Duration = Duration::from_millis(300);
+const LONG: Duration = Duration::from_secs(3600);
+
+/// This host: with the VIP, whatever listens there, and the gate.
+struct Host {
+    far: Far,
+    maps: Maps,
+    attachments: Attachments,
+    xdp: Arc<Attached>,
+    listeners: Vec<TcpListener>,
+    pins: Pins,
+}
+
+/// The directory of the pins; what stays there after a failed test would stay attached.
+struct Pins(PathBuf);
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        bpf::remove_pins(&self.0).ok();
+    }
+}
+
+fn pin_dir() -> Pins {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("mfs-ha/test-gate-{}-{number}", std::process::id());
+    Pins(Path::new(bpf::BPFFS).join(name))
+}
+
+/// Lays the cable and gives this end the VIP.
+fn wire() -> Far {
+    let far = Far::at_the_other_end("v1", FAR);
+    ip("addr add 10.9.0.1/24 dev v0");
+    ip("addr add 10.9.0.100/24 dev v0");
+    far
+}
+
+impl Host {
+    async fn new() -> Self {
+        let far = wire();
+        let pins = pin_dir();
+        let (program, maps) = bpf::load(Some(&pins.0), &Configured::default()).unwrap();
+        let attachments = Attachments::new(program, None, true).unwrap();
+        let mut host = Self {
+            xdp: attach(&attachments).await,
+            listeners: listen(),
+            far,
+            maps,
+            attachments,
+            pins,
+        };
+        host.close();
+        host
+    }
+
+    fn write(&mut self, until: Option<Duration>, open: u32) {
+        let until_ns = until.map_or(0, |span| clock::now().after(span).as_nanos());
+        self.maps
+            .lease
+            .write(LeaseState {
+                until_ns,
+                epoch: 1,
+                vip: VIP.octets(),
+                open,
+                ports: SERVICES.map(u16::to_be_bytes),
+                reserved: [0; 2],
+            })
+            .unwrap();
+    }
+
+    fn open(&mut self, open: u32) {
+        self.write(Some(LONG), open);
+    }
+
+    fn close(&mut self) {
+        self.write(None, ALL);
+    }
+
+    fn stats(&self) -> Stats {
+        self.maps.stats.read().unwrap()
+    }
+
+    /// Whether somebody at the other end of the cable reaches a port of the VIP.
+    fn is_reached_from_afar(&self, port: u16) -> bool {
+        self.far.run(move || {
+            // An entry that failed would be believed for a while.
+            common::ip_may_fail("neigh flush dev v1");
+            reaches(port)
+        })
+    }
+}
+
+async fn attach(attachments: &Attachments) -> Arc<Attached> {
+    let netlink = Netlink::connect().unwrap();
+    let interface = netlink.interface("v0").await.unwrap().unwrap();
+    let attached = attachments.attach(&interface).await.unwrap();
+    attachments.guard_all().await.unwrap();
+    attached
+}
+
+/// Accepts on all services, and echoes on none.
+fn listen() -> Vec<TcpListener> {
+    SERVICES
+        .into_iter()
+        .chain([OTHER])
+        .map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap())
+        .collect()
+}
+
+/// Whether a connection to the VIP comes about. A refusal would be an answer, too, and is none of ours.
+fn reaches(port: u16) -> bool {
+    match TcpStream::connect_timeout(&SocketAddr::from((VIP, port)), SILENCE) {
+        Ok(_) => true,
+        Err(error) => {
+            assert_ne!(error.kind(), ErrorKind::ConnectionRefused, "{port}");
+            false
+        }
+    }
+}
+
+#[test]
+fn without_a_lease_nobody_reaches_the_vip() {
+    in_namespace(async || {
+        let mut host = Host::new().await;
+        for port in SERVICES.into_iter().chain([OTHER]) {
+            assert!(!host.is_reached_from_afar(port), "{port}");
+            assert!(!reaches(port), "{port} over lo");
+        }
+        let stats = host.stats();
+        assert!(stats.gate_arp > 0, "{stats:?}");
+        assert!(stats.gate_in > 0, "{stats:?}");
+        host.open(ALL);
+        for port in SERVICES.into_iter().chain([OTHER]) {
+            assert!(host.is_reached_from_afar(port), "{port}");
+            assert!(reaches(port), "{port} over lo");
+        }
+        // The node's own address was never guarded.
+        host.close();
+        let own = SocketAddr::from(([10, 9, 0, 1], OTHER));
+        let reached = host
+            .far
+            .run(move || TcpStream::connect_timeout(&own, SILENCE));
+        reached.unwrap();
+    });
+}
+
+#[test]
+fn services_are_admitted_one_by_one_and_kept_waiting_until_then() {
+    in_namespace(async || {
+        let mut host = Host::new().await;
+        for (open, expected) in [
+            (0, [false; 3]),
+            (OPEN_METALOGGERS, [true, false, false]),
+            (OPEN_METALOGGERS | OPEN_CHUNKSERVERS, [true, true, false]),
+            (ALL, [true; 3]),
+        ] {
+            host.open(open);
+            let reached = SERVICES.map(|port| host.is_reached_from_afar(port));
+            assert_eq!(reached, expected, "{open}");
+            assert_eq!(SERVICES.map(reaches), expected, "{open} over lo");
+            assert!(host.is_reached_from_afar(OTHER), "{open}");
+        }
+        assert!(host.stats().gate_service > 0);
+    });
+}
+
+#[test]
+fn a_connection_stops_at_the_end_of_the_lease_and_goes_on_with_the_next() {
+    in_namespace(async || {
+        let mut host = Host::new().await;
+        host.open(ALL);
+        let mut near = TcpListener::bind((VIP, 7000)).unwrap();
+        let mut client = host
+            .far
+            .run(|| TcpStream::connect((VIP, 7000)))
+            .expect("the lease is held");
+        let mut server = accept(&mut near);
+        client.write_all(b"a").unwrap();
+        let mut byte = [0];
+        server.read_exact(&mut byte).unwrap();
+
+        // It runs out by itself: whoever should close it is dead.
+        host.write(Some(Duration::from_millis(50)), ALL);
+        let until = Instant::now() + Duration::from_millis(50);
+        while Instant::now() < until {
+            std::thread::yield_now();
+        }
+        server.set_read_timeout(Some(SILENCE)).unwrap();
+        client.set_read_timeout(Some(SILENCE)).unwrap();
+        client.write_all(b"b").unwrap();
+        assert_eq!(
+            server.read(&mut byte).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
+        server.write_all(b"c").unwrap();
+        assert_eq!(
+            client.read(&mut byte).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
+        // Nor is its end told.
+        let before = host.stats().gate_out;
+        drop(server);
+        drop(near);
+        assert_eq!(
+            client.read(&mut byte).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
+        assert!(host.stats().gate_out > before);
+
+        host.open(ALL);
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        client.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"c");
+    });
+}
+
+fn accept(listener: &mut TcpListener) -> TcpStream {
+    listener.accept().unwrap().0
+}
+
+/// Sends one datagram from the VIP, after asking for the other end's Ethernet address as the VIP.
+fn speak_as_vip() {
+    ip("neigh flush dev v0");
+    let socket = UdpSocket::bind((VIP, 0)).unwrap();
+    socket.send_to(b"x", (FAR, 7001)).unwrap();
+}
+
+#[test]
+fn what_the_old_owner_says_by_itself_moves_nobody() {
+    in_namespace(async || {
+        let mut host = Host::new().await;
+        let listener = host.far.run(|| {
+            let socket = UdpSocket::bind((FAR, 7001)).unwrap();
+            socket.set_read_timeout(Some(SILENCE)).unwrap();
+            socket
+        });
+        let mut buffer = [0; 8];
+        speak_as_vip();
+        let heard = listener.recv(&mut buffer);
+        assert_eq!(heard.unwrap_err().kind(), ErrorKind::WouldBlock);
+        let stats = host.stats();
+        assert!(stats.gate_arp > 0, "{stats:?}");
+        let learnt = || ip_shows("neigh show to 10.9.0.100 dev v1", "lladdr");
+        assert!(!host.far.run(learnt));
+
+        // Without the gate on what goes out it does, which is what the gate is for.
+        host.open(ALL);
+        speak_as_vip();
+        listener.recv(&mut buffer).unwrap();
+        assert!(host.far.run(learnt));
+    });
+}
+
+#[test]
+fn an_interface_that_comes_later_is_guarded_too() {
+    in_namespace(async || {
+        let host = Host::new().await;
+        tokio::spawn(gate::keep(host.attachments.clone()));
+        ip("link add w0 type veth peer name w1");
+        let mut views = host.attachments.gate_views();
+        let guarded = views.wait_for(|view| view.guarded.iter().any(|name| name == "w0"));
+        let view = tokio::time::timeout(DEADLINE, guarded)
+            .await
+            .expect("w0 is guarded")
+            .unwrap()
+            .clone();
+        assert!(view.guarded.iter().any(|name| name == "lo"), "{view:?}");
+        assert!(view.problems.is_empty(), "{view:?}");
+    });
+}
+
+#[test]
+fn the_gate_outlives_its_daemon_until_it_is_taken_off() {
+    in_namespace(async || {
+        let host = Host::new().await;
+        host.attachments.leave().await;
+        let Host {
+            far,
+            maps,
+            attachments,
+            xdp,
+            listeners,
+            pins,
+        } = host;
+        let links = bpf::pinned_links(&pins.0).unwrap();
+        // All that the process has of it, as if it had died.
+        drop((maps, attachments, xdp));
+        assert!(!far.run(|| reaches(OTHER)));
+        assert!(!reaches(OTHER), "over lo");
+        assert_eq!(bpf::pinned_links(&pins.0).unwrap(), links);
+
+        assert!(bpf::remove_pins(&pins.0).unwrap());
+        for interface in ["lo", "v0"] {
+            bpf::remove_filters(interface).unwrap();
+        }
+        far.run(|| common::ip_may_fail("neigh flush dev v1"));
+        assert!(far.run(|| reaches(OTHER)));
+        assert!(reaches(OTHER), "over lo");
+        assert!(!bpf::remove_pins(&pins.0).unwrap());
+        drop(listeners);
+    });
+}
