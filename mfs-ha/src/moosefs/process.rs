@@ -11,6 +11,7 @@ pub mod lock;
 pub mod master;
 pub mod metalogger;
 pub(super) mod output;
+mod packet;
 pub mod pidfd;
 pub mod probe;
 mod sockets;
