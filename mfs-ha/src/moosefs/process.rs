@@ -7,6 +7,7 @@
 //!
 //! What is decided with it, and when, is not the matter of these modules.
 
+pub mod chunkservers;
 pub mod lock;
 pub mod master;
 pub mod metalogger;

@@ -160,4 +160,10 @@ pub(super) mod fake {
         });
         addr
     }
+
+    /// A packet as mfsmaster sends it.
+    pub(crate) fn packet(kind: u32, content: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(content.len()).unwrap();
+        [&kind.to_be_bytes()[..], &length.to_be_bytes(), content].concat()
+    }
 }
