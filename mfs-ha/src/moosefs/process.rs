@@ -7,10 +7,12 @@
 //!
 //! What is decided with it, and when, is not the matter of these modules.
 
+pub mod chunkservers;
 pub mod lock;
 pub mod master;
 pub mod metalogger;
 pub(super) mod output;
+mod packet;
 pub mod pidfd;
 pub mod probe;
 mod sockets;

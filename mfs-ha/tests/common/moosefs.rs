@@ -22,10 +22,13 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 
-use super::DEADLINE;
+use super::{DEADLINE, ip};
 
 /// What a new file system begins with: 8 bytes, no id.
 pub(crate) const EMPTY_IMAGE: &[u8] = b"MFSM NEW";
+
+/// Where chunkservers find the master: it takes none that comes from 127.0.0.1.
+pub(crate) const MASTER_ADDRESS: &str = "10.91.7.1";
 
 /// Waits for a condition, asking every 5 ms; fails after [`DEADLINE`].
 pub(crate) fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
@@ -52,6 +55,7 @@ impl MooseFs {
         for (program, package) in [
             ("mfsmaster", "moosefs-master"),
             ("mfsmetalogger", "moosefs-metalogger"),
+            ("mfschunkserver", "moosefs-chunkserver"),
             ("mfsmount", "moosefs-client"),
             ("mfsmetadump", "moosefs-master"),
         ] {
@@ -191,6 +195,35 @@ impl MooseFs {
             .unwrap_or_else(|log| panic!("mfsmetalogger ends in {}:\n{log}", data.display()))
     }
 
+    /// Starts `mfschunkserver -f` with one directory as its disk, and waits until it runs; it registers later.
+    ///
+    /// Needs [`MooseFs::give_master_address`].
+    pub(crate) fn chunkserver(&self, name: &str, port: u16) -> Program {
+        let data = self.directory(name);
+        let disks = self.beside(&data, "hdd.cfg");
+        let disk = self.directory(&format!("{name}.disk"));
+        fs::write(&disks, format!("{}\n", disk.display())).unwrap();
+        let config = self.beside(&data, "chunkserver.cfg");
+        let text = format!(
+            "DATA_PATH = {}\nHDD_CONF_FILENAME = {}\nHDD_LEAVE_SPACE_DEFAULT = 64MiB\n\
+             CSSERV_LISTEN_PORT = {port}\nMASTER_HOST = {MASTER_ADDRESS}\n\
+             MASTER_RECONNECTION_DELAY = 1\nMASTER_TIMEOUT = 10\n",
+            data.display(),
+            disks.display(),
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = Command::new("mfschunkserver");
+        command.args(["-f", "-c"]).arg(&config).arg("start");
+        Program::spawn(command, self.beside(&data, "chunkserver.log"))
+            .ready("mfschunkserver daemon initialized properly")
+            .unwrap_or_else(|log| panic!("mfschunkserver ends in {}:\n{log}", data.display()))
+    }
+
+    /// Gives the network of this thread [`MASTER_ADDRESS`].
+    pub(crate) fn give_master_address(&self) {
+        ip(&format!("addr add {MASTER_ADDRESS}/24 dev v0"));
+    }
+
     /// Mounts what the master on 127.0.0.1 serves.
     pub(crate) fn mount(&self) -> Mount {
         let place = tempfile::tempdir_in(self.root.path()).unwrap();
@@ -266,6 +299,17 @@ impl Program {
     /// Asks it to end and waits.
     pub(crate) fn terminate(mut self) {
         self.end(Signal::SIGTERM);
+    }
+
+    /// Stops it and waits until all its threads stand still.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stat = format!("/proc/{}/stat", self.pid());
+        wait_until("it has stopped", || {
+            let stat = fs::read_to_string(&stat).unwrap();
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('T'))
+        });
     }
 
     fn end(&mut self, signal: Signal) {
