@@ -264,7 +264,7 @@ fn the_documented_maps_are_those_of_real_nodes() {
     let before = number_at(&status, "/counters/accepted").unwrap();
     let taken = TRANSCRIPTS.map(|(name, _)| take(name, &topology.instance(2)));
     let after = backup.counter("accepted").unwrap();
-    let [_, _, peers, _, stats] = &taken;
+    let [_, _, peers, _, _, stats] = &taken;
     assert_true(peers, stats, (before, after));
 
     let path = document_path();

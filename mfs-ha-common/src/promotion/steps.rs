@@ -17,9 +17,9 @@ pub const STAGE_LIMIT: Duration = Duration::from_secs(10);
 /// Default of [`Service::Metadata`]'s `start_limit`.
 pub const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// Default limit of [`Step::AdmitChunkservers`]: those that were there before come back within the delay that
-/// their configuration sets for a new try, plus a second of MooseFS's own clock.
-pub const ADMIT_LIMIT: Duration = Duration::from_secs(5);
+/// How long [`Step::AdmitChunkservers`] may take: those that were there before come back within the delay that
+/// their configuration sets for a new try, 5 s by default, and a second of MooseFS's own clock.
+pub const ADMIT_LIMIT: Duration = Duration::from_secs(7);
 
 /// The way into service, in order (rule M1). Without a gate the last step is left out: ports cannot be closed
 /// one by one then.

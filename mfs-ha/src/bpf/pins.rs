@@ -4,8 +4,11 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkInfo, PinnedLink};
+use aya::programs::loaded_links;
 
 use super::{BPFFS, BpfError};
 
@@ -21,6 +24,10 @@ const MAPS: [(&str, &str); 9] = [
     ("STATS", "stats"),
     ("RECORDS", "records"),
 ];
+
+/// The kernel takes what nobody holds any more off within milliseconds.
+const DETACH_LIMIT: Duration = Duration::from_secs(1);
+const DETACH_POLL: Duration = Duration::from_millis(2);
 
 /// Directory of the attachments, among the pins of the maps.
 const LINKS: &str = "links";
@@ -57,11 +64,37 @@ pub fn pinned_links(dir: &Path) -> Result<Vec<PathBuf>, BpfError> {
 }
 
 /// Removes what an earlier life pinned in `dir`, and says whether there was anything. What was attached by it is
-/// detached.
+/// detached when this returns, unless somebody else still holds it.
 ///
 /// # Errors
 /// A pin that cannot be removed.
 pub fn remove_pins(dir: &Path) -> Result<bool, BpfError> {
+    let ids: Vec<u32> = pinned_links(dir)?.iter().filter_map(link_id).collect();
+    let existed = unlink(dir)?;
+    // The kernel takes it off later, on a thread of its own; until then it is in the way of its successor.
+    let end = Instant::now() + DETACH_LIMIT;
+    while are_any_left(&ids) && Instant::now() < end {
+        std::thread::sleep(DETACH_POLL);
+    }
+    Ok(existed)
+}
+
+fn link_id(path: &PathBuf) -> Option<u32> {
+    let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
+    link.info().ok().map(|info| info.id())
+}
+
+fn are_any_left(ids: &[u32]) -> bool {
+    let is_one = |link: LinkInfo| ids.contains(&link.id());
+    !ids.is_empty() && loaded_links().filter_map(Result::ok).any(is_one)
+}
+
+/// Removes the pins of an instance, and says whether there were any. Whoever has the maps or attachments open keeps
+/// them.
+///
+/// # Errors
+/// A pin that cannot be removed.
+pub(super) fn unlink(dir: &Path) -> Result<bool, BpfError> {
     let mut existed = false;
     let links = pinned_links(dir)?;
     let maps = MAPS.iter().map(|(_, name)| dir.join(name));

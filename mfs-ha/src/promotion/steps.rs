@@ -1,21 +1,27 @@
 //! What each step does. All of them look first and are done already if there is nothing to do.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use mfs_ha_common::promotion::Step;
+use mfs_ha_common::promotion::{ADMIT_LIMIT, Step};
 use tokio::time::Instant;
 
 use super::Metadata;
+use crate::error::chain;
 use crate::moosefs::emergency;
 use crate::moosefs::epoch::{self, EpochRecord, EpochState};
 use crate::moosefs::install;
 use crate::moosefs::journal::Stage;
+use crate::moosefs::process::chunkservers;
 use crate::moosefs::services::Action;
 use crate::moosefs::stage;
 
 /// How much earlier than its limit the start of mfsmaster is given up here.
 const START_MARGIN: Duration = Duration::from_millis(50);
+
+/// How much earlier than its limit chunkservers are not waited for any more.
+const ADMIT_MARGIN: Duration = Duration::from_millis(500);
 
 impl Metadata {
     /// Carries a step out. Cancel-safe: file work goes on to its end and the next step waits for it.
@@ -184,14 +190,22 @@ impl Metadata {
         Ok(())
     }
 
-    /// P9: the gate is open to them already; a client that reads before they are back waits for long.
+    /// P9: the gate is open to them already. Without them a client that comes to read waits for 10 s.
     async fn admit_chunkservers(&mut self) -> anyhow::Result<()> {
+        let [.., clients] = self.ports;
         let Some(running) = &mut self.running else {
             bail!("mfsmaster is gone");
         };
-        tokio::select! {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, clients));
+        let limit = ADMIT_LIMIT.saturating_sub(ADMIT_MARGIN);
+        let registered = tokio::select! {
             exit = running.exited() => bail!("mfsmaster ended: {exit}"),
-            () = std::future::ready(()) => {}
+            registered = chunkservers::wait_registered(address, limit) => registered,
+        };
+        match registered {
+            Ok(registered) => tracing::info!(?registered, "chunkservers"),
+            // Whoever cannot count them serves all the same.
+            Err(error) => tracing::warn!(error = chain(&error), "chunkservers cannot be counted"),
         }
         Ok(())
     }
