@@ -95,6 +95,8 @@ pub enum Wish {
 pub struct Served {
     /// By which address it is followed.
     pub source: Ipv4Addr,
+    /// The lease epoch that it holds.
+    pub lease: u64,
     /// What it has.
     pub metadata: CoreMetadata,
 }
@@ -167,6 +169,8 @@ pub struct Metadata {
     frozen: Freeze,
     /// The epoch that the followed master was in, since mfsmetalogger was started for it.
     followed_epoch: Option<u64>,
+    /// The lease epoch whose holder mfsmetalogger may hear (rule G9); 0: none.
+    admitted: u64,
     views: PromotionViews,
     /// Two instances would take each other's mfsmaster for a stray.
     _lock: InstanceLock,
@@ -249,6 +253,7 @@ impl Metadata {
             told: None,
             frozen: Freeze::Not,
             followed_epoch: None,
+            admitted: 0,
             views,
             _lock: lock,
         })
