@@ -4,6 +4,7 @@
 //! follows within a line, two lines ran into one: a program died within a line and its successor appended.
 
 pub mod merge;
+mod source;
 pub mod tail;
 
 use std::io::{self, BufRead, Read as _};
