@@ -6,6 +6,7 @@
 pub mod merge;
 mod source;
 pub mod tail;
+pub mod walk;
 
 use std::io::{self, BufRead, Read as _};
 
@@ -37,6 +38,11 @@ impl<'b> Line<'b> {
             return Err(damage());
         }
         Ok(Self { number, text })
+    }
+
+    /// When it was made, by the clock of its master; for people.
+    pub fn unix_s(&self) -> Option<u64> {
+        leading_number(self.text).map(|(time, _)| time)
     }
 
     /// The id that a `SETMETAID(id)` gives to the file system.

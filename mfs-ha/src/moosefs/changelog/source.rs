@@ -94,6 +94,20 @@ impl<R: BufRead> Source<R> {
             && follows.is_none_or(is_below)
     }
 
+    /// Number after the changes that a damaged line at the end can have had, where other files do not have
+    /// them. Two lines can have run into one, and each damaged line has had a change at least.
+    pub(super) fn damaged_end_to(&self, next: u64) -> Option<u64> {
+        let damage = self
+            .damaged_end
+            .filter(|damage| !self.is_covered(*damage, next))?;
+        let follows = self.last.map_or(next, |last| last.saturating_add(1));
+        let highest = follows.saturating_add(1);
+        let number = damage
+            .number
+            .map_or(follows, |number| number.clamp(follows, highest));
+        Some(number.saturating_add(1))
+    }
+
     fn read_ahead(&mut self) -> io::Result<()> {
         loop {
             match self.lines.next_piece()? {
