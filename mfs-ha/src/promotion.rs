@@ -23,6 +23,7 @@ mod store;
 mod view;
 
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -171,6 +172,10 @@ pub struct Metadata {
     followed_epoch: Option<u64>,
     /// The lease epoch whose holder mfsmetalogger may hear (rule G9); 0: none.
     admitted: u64,
+    /// The archive of what was here before the present download, while it is to be compared with it.
+    left_behind: Option<PathBuf>,
+    /// Ends the comparison that is under way.
+    comparison: CancelOnDrop,
     views: PromotionViews,
     /// Two instances would take each other's mfsmaster for a stray.
     _lock: InstanceLock,
@@ -199,15 +204,7 @@ impl Metadata {
             &settings.master,
         );
         let data = settings.master.data_path.clone();
-        let (layout, lock, mut journal) = blocking(move || {
-            let layout = Layout::new(&data)?;
-            layout.prepare()?;
-            let lock = InstanceLock::acquire(&layout.own(), LOCK)
-                .context("another instance works on this DATA_PATH")?;
-            let journal = Journal::load(&layout)?;
-            Ok((layout, lock, journal))
-        })
-        .await?;
+        let (layout, lock, mut journal) = blocking(move || open(&data)).await?;
         if let Some(damage) = journal.damage() {
             tracing::error!(?damage, "the journal was damaged and is set aside");
         }
@@ -254,6 +251,8 @@ impl Metadata {
             frozen: Freeze::Not,
             followed_epoch: None,
             admitted: 0,
+            left_behind: None,
+            comparison: CancelOnDrop::default(),
             views,
             _lock: lock,
         })
@@ -329,6 +328,16 @@ impl Housekeeping {
             }
         }
     }
+}
+
+/// Locks the directory and reads how far the last work on it came.
+fn open(data: &Path) -> anyhow::Result<(Layout, InstanceLock, Journal)> {
+    let layout = Layout::new(data)?;
+    layout.prepare()?;
+    let lock = InstanceLock::acquire(&layout.own(), LOCK)
+        .context("another instance works on this DATA_PATH")?;
+    let journal = Journal::load(&layout)?;
+    Ok((layout, lock, journal))
 }
 
 /// What the configuration files of MooseFS's own programs say.

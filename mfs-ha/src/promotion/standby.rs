@@ -17,11 +17,12 @@ use tokio::time::sleep;
 use super::care::Download;
 use super::executor::Reports;
 use super::quorum::Freeze;
-use super::{Judges, Metadata, Served, Wish, blocking};
+use super::{CancelOnDrop, Judges, Metadata, Served, Wish, blocking};
 use crate::driver::Fact;
 use crate::error::chain;
 use crate::moosefs::directory::{Family, Freshness, Kind, Problem, ProblemKind, classify};
 use crate::moosefs::followed::{self, Followed};
+use crate::moosefs::lost;
 use crate::moosefs::process::metalogger::MetaloggerProgram;
 use crate::moosefs::process::pidfd::Process;
 use crate::moosefs::process::probe;
@@ -132,6 +133,7 @@ impl Metadata {
         if let Err(error) = self.label(served).await {
             tracing::warn!(error = chain(error.as_ref()), "the epoch of the holder");
         }
+        self.compare_with_download();
         // Before readiness: who is ready with something counts with that.
         self.tell_metadata(reports).await;
         if *told_ready != Some(is_ready) {
@@ -263,17 +265,54 @@ impl Metadata {
     }
 
     /// Moves away what must not mix with the history of the master that is followed.
-    async fn clear(&self, which: Which, master: Ipv4Addr) -> anyhow::Result<Followed> {
+    async fn clear(&mut self, which: Which, master: Ipv4Addr) -> anyhow::Result<Followed> {
         let epoch = self.epoch;
-        self.store
+        let (archive, followed) = self
+            .store
             .work(move |files, _| {
                 let moved = repair::quarantine(&files.layout, &files.journal, which, epoch)?;
                 tracing::info!(?moved, "archived");
                 let repaired = repair::repair_metalogger_files(&files.layout, epoch)?;
                 tracing::info!(?repaired, "looked for files that were cut short");
-                Ok(followed::begin(&files.layout, master)?)
+                Ok((moved.archive, followed::begin(&files.layout, master)?))
             })
-            .await
+            .await?;
+        // What a download left that was not completed tells nothing.
+        self.left_behind = self.left_behind.take().or(archive);
+        Ok(followed)
+    }
+
+    /// Counts what was here and is not in what was downloaded: changes that were acknowledged, and that the
+    /// cluster does not have. Nobody waits for it.
+    fn compare_with_download(&mut self) {
+        if !self.care.is_fed() {
+            return;
+        }
+        let Some(archive) = self.left_behind.take() else {
+            return;
+        };
+        self.comparison = CancelOnDrop::default();
+        let (layout, cancel) = (self.layout.clone(), self.comparison.flag());
+        let views = self.views();
+        // Its outcome is in the archive, the log and the status.
+        drop(tokio::task::spawn_blocking(move || {
+            let shown = archive.display().to_string();
+            match lost::record(&layout, &archive, &cancel) {
+                Ok(lost) if lost.is_nothing() => {
+                    tracing::info!(archive = shown, "the cluster has all that this node had");
+                    views.change(|view| view.lost = None);
+                }
+                Ok(lost) => {
+                    tracing::warn!(archive = shown, %lost, "this node had changes that the cluster does not have");
+                    views.change(|view| view.lost = Some(format!("{lost}; kept in {shown}")));
+                }
+                Err(error) => tracing::warn!(
+                    archive = shown,
+                    error = chain(&error),
+                    "what this node had cannot be compared with what the cluster has"
+                ),
+            }
+        }));
     }
 
     /// Looks at the directory and says whether it could be promoted.
