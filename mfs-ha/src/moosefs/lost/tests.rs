@@ -437,3 +437,5 @@ fn times_of_any_size_are_shown_or_not() {
             .ends_with("of 9999-12-31T23:59:59Z")
     );
 }
+
+mod histories;
