@@ -15,7 +15,7 @@ pub const LOST_FILE: &str = "lost.json";
 /// exactly stays, and is not compared again; of two bounds the lower one stays.
 ///
 /// # Errors
-/// As of [`compare`](super::compare); or `lost.json` cannot be read or written.
+/// As of [`compare`](super::compare()); or `lost.json` cannot be read or written.
 pub fn record(layout: &Layout, archive: &Path, cancel: &AtomicBool) -> Result<Lost, LostError> {
     let known = read(archive)?;
     if let Some(known) = known
