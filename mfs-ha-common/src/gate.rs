@@ -49,8 +49,11 @@ pub struct LeaseState {
     pub open: u32,
     /// The service ports, as on the wire; 0: none.
     pub ports: [[u8; 2]; SERVICES],
+    /// Whether the VIP may be on this host, 0 or 1. Where it is not, what names it only passes through: of a guest
+    /// behind a bridge, for example.
+    pub is_here: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 /// Value of FENCE: the highest lease epoch of which another node said that it holds it (rules G6 and G9). Written
@@ -62,8 +65,8 @@ pub struct Fence {
     pub epoch: u64,
     /// When it was heard first, nanoseconds of `CLOCK_BOOTTIME`.
     pub since_ns: u64,
-    /// When it was heard last.
-    pub heard_ns: u64,
+    /// When it was last heard to serve; 0: not yet.
+    pub served_ns: u64,
     /// Who holds it.
     pub node: u8,
     /// Zero.
@@ -88,7 +91,7 @@ impl LeaseState {
     /// followed, and was heard to be that just now.
     #[inline(always)]
     fn admits_master(&self, now: Timestamp, fence: Fence) -> bool {
-        let age = now.as_nanos().saturating_sub(fence.heard_ns);
+        let age = now.as_nanos().saturating_sub(fence.served_ns);
         self.follow_span_ns == 0 || (fence.epoch == self.follows && age < self.follow_span_ns)
     }
 
@@ -111,22 +114,32 @@ impl LeaseState {
 }
 
 impl Fence {
-    /// Returns what becomes of it when a member says that it holds a lease; `None` where that changes nothing.
-    /// A number that no cluster reaches is a mistake, and would close this node for ever.
+    /// Returns what becomes of it when a member says that it holds a lease, and whether it serves; `None` where
+    /// that changes nothing. A number that no cluster reaches is a mistake, and would close this node for ever.
     #[inline(always)]
     #[must_use]
-    pub const fn heard(self, epoch: u64, node: u8, own: u64, now: Timestamp) -> Option<Self> {
+    pub const fn heard(
+        self,
+        epoch: u64,
+        node: u8,
+        serves: bool,
+        own: u64,
+        now: Timestamp,
+    ) -> Option<Self> {
         let known = if self.epoch > own { self.epoch } else { own };
         let is_plausible = epoch <= known.saturating_add(EPOCH_STEP_MAX);
         if epoch < self.epoch || epoch == 0 || !is_plausible {
             return None;
         }
-        let heard_ns = now.as_nanos();
         let is_new = epoch > self.epoch;
+        if !is_new && !serves {
+            return None;
+        }
+        let now_ns = now.as_nanos();
         Some(Self {
             epoch,
-            since_ns: if is_new { heard_ns } else { self.since_ns },
-            heard_ns,
+            since_ns: if is_new { now_ns } else { self.since_ns },
+            served_ns: if serves { now_ns } else { 0 },
             node,
             reserved: [0; 7],
         })
@@ -166,7 +179,7 @@ pub fn judge<F: Frame + ?Sized>(
                 Direction::In => (header.destination(), GateReason::Entry),
                 Direction::Out => (header.source(), GateReason::Exit),
             };
-            if u32::from_ne_bytes(named) != u32::from_ne_bytes(lease.vip) {
+            if lease.is_here == 0 || u32::from_ne_bytes(named) != u32::from_ne_bytes(lease.vip) {
                 return judge_master(frame, &header, network_at, direction, lease, clock, fence);
             }
             if !lease.is_open(clock(), fence) {
@@ -176,7 +189,7 @@ pub fn judge<F: Frame + ?Sized>(
                 .is_some_and(|port| !lease.admits(port));
             is_closed.then_some(GateReason::Service)
         }
-        ETHERTYPE_ARP => {
+        ETHERTYPE_ARP if lease.is_here != 0 => {
             let arp = Arp(frame.load(network_at)?);
             let is_about_vip = match direction {
                 Direction::In => arp.asks_for(lease.vip),

@@ -52,6 +52,9 @@ impl Frame for PacketMemory<'_> {
     }
 }
 
+/// Ethernet with two tags, the longest IPv4 header and the ports.
+const HEADERS_MAX: u32 = 22 + 60 + 4;
+
 /// What a socket buffer holds from its network header on, whatever the link layer is: a VLAN tag may have been
 /// taken out of it, and a tunnel has none.
 pub(crate) struct NetworkLayer<'a>(&'a TcContext);
@@ -78,8 +81,19 @@ impl Frame for NetworkLayer<'_> {
     }
 
     #[inline(always)]
-    #[expect(unsafe_code, reason = "the helper writes through a raw pointer")]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.copy(offset).or_else(|| {
+            // Some drivers leave headers outside the linear part, which is all that the helper reads.
+            self.0.pull_data(self.0.len().min(HEADERS_MAX)).ok()?;
+            self.copy(offset)
+        })
+    }
+}
+
+impl NetworkLayer<'_> {
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the helper writes through a raw pointer")]
+    fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         let (offset, len) = (u32::try_from(offset).ok()?, u32::try_from(N).ok()?);
         // SAFETY: the context is the one that the kernel handed to this program, and `bytes` has the `len` bytes

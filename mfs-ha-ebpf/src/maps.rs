@@ -75,10 +75,10 @@ pub(crate) fn fence() -> Fence {
 
 /// Notes who holds a lease: a higher epoch closes the gate (rule G6), and only who is heard is followed (rule G9).
 #[inline(always)]
-pub(crate) fn note_holder(epoch: u64, node: u8, now: Timestamp) {
+pub(crate) fn note_holder(epoch: u64, node: u8, serves: bool, now: Timestamp) {
     let own = lease().map_or(0, |lease| lease.epoch);
     if let Some(entry) = FENCE.get_ptr_mut(0)
-        && let Some(heard) = read(entry).heard(epoch, node, own, now)
+        && let Some(heard) = read(entry).heard(epoch, node, serves, own, now)
     {
         write(entry, heard);
     }

@@ -106,6 +106,8 @@ impl Cleared {
         let metadata = prepare_metadata(&config)
             .await
             .map_err(GroundError::Metadata)?;
+        // Nothing is left that they would have to keep in.
+        bpf::remove_all_filters().await?;
         Ok(Self {
             config,
             source,

@@ -31,6 +31,7 @@ use mfs_ha_common::peer::PEERS_MAX;
 use mfs_ha_common::priority::Priority;
 use mfs_ha_common::promotion::Phase;
 use mfs_ha_common::record::{AdvertRecord, HeartbeatRecord, Record};
+use mfs_ha_common::time::Timestamp;
 use std::os::fd::{AsFd as _, OwnedFd};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -118,6 +119,8 @@ pub struct Driver {
     records: RingBuf<MapData>,
     records_ready: AsyncFd<OwnedFd>,
     peers: Arc<PeerMap>,
+    /// When the holder that serves was heard last.
+    served_at: Timestamp,
     /// Arrival of the last record of each source, in nanoseconds.
     seen: BTreeMap<Ipv4, u64>,
     facts: mpsc::Receiver<Fact>,
@@ -161,6 +164,7 @@ impl Driver {
             records,
             records_ready: readiness::watch(fd).context("watch the ring buffer")?,
             peers,
+            served_at: clock::now(),
             seen: BTreeMap::new(),
             facts,
             outputs,
@@ -269,17 +273,47 @@ impl Driver {
             .and_then(|service| service.metadata.as_ref());
         let sources = quorum.as_ref().map_or(&[][..], |quorum| &quorum.sources);
         let source = sources.iter().find(|(id, _)| *id == heartbeat.sender);
-        if let Some((orders, (_, source))) = orders.zip(source).filter(|_| serves) {
-            let served = Some(Served {
-                source: *source,
-                lease: heartbeat.request,
-                metadata: heartbeat.metadata,
-            });
-            orders.served.send_if_modified(|known| {
-                let is_news = *known != served;
-                *known = served;
-                is_news
-            });
+        let Some((orders, (_, source))) = orders.zip(source) else {
+            return;
+        };
+        let served = serves.then_some(Served {
+            source: *source,
+            lease: heartbeat.request,
+            metadata: heartbeat.metadata,
+        });
+        let known = *orders.served.borrow();
+        let is_known = known.is_some_and(|known| known.source == *source);
+        if served.is_some() || is_known {
+            self.served_at = clock::now();
+            self.set_served(served);
+        }
+    }
+
+    /// Tells standby care what is served elsewhere. Where that ends, nothing of it is let in any more.
+    fn set_served(&mut self, served: Option<Served>) {
+        let service = self.outputs.service.as_ref();
+        let Some(orders) = service.and_then(|service| service.metadata.as_ref()) else {
+            return;
+        };
+        let was_served = orders.served.borrow().is_some();
+        orders.served.send_if_modified(|known| {
+            let is_news = *known != served;
+            *known = served;
+            is_news
+        });
+        if was_served
+            && served.is_none()
+            && let Some(gate) = &mut self.outputs.gate
+        {
+            gate.follow_holder(0);
+        }
+    }
+
+    /// Who has not said so for as long as a lease lasts does not serve any more.
+    fn forget_silent_holder(&mut self, now: Timestamp) {
+        let span = self.outputs.quorum.as_ref().map(|quorum| quorum.patience);
+        if span.is_some_and(|span| now.since(self.served_at) > span) {
+            self.set_served(None);
         }
     }
 
@@ -377,6 +411,9 @@ impl Driver {
         };
         // An interface that is gone is an error, and yet has no VIP any more.
         if is_as_wanted {
+            if !present && let Some(gate) = &mut self.outputs.gate {
+                gate.set_here(false);
+            }
             self.handle(Event::VipSet { present });
         } else if report.error.is_some() {
             self.handle(Event::VipFailed { present });
@@ -385,6 +422,7 @@ impl Driver {
 
     fn tick(&mut self) {
         let now = clock::now();
+        self.forget_silent_holder(now);
         if let Some((at, timer)) = self.node.poll_timeout().filter(|(at, _)| *at <= now) {
             let lateness = now.as_nanos().saturating_sub(at.as_nanos());
             self.view.lateness_max_ns = self.view.lateness_max_ns.max(lateness);
@@ -461,22 +499,31 @@ impl Driver {
                         quorum.store.send_replace(Some(durable));
                     }
                 }
-                Action::SetVip { .. }
+                Action::SetVip { present: true } => {
+                    // Before anybody can answer for it.
+                    if let Some(gate) = &mut self.outputs.gate {
+                        gate.set_here(true);
+                    }
+                    self.order(action);
+                }
+                Action::SetVip { present: false }
                 | Action::RunHook(_)
                 | Action::RunStep { .. }
                 | Action::FollowMaster { .. }
-                | Action::FreezeMetadata => {
-                    // A witness has nothing that this could be about.
-                    if let Some(service) = &self.outputs.service {
-                        let lease = self.node.lease(clock::now());
-                        service.order(action, lease.map_or(0, epochs_before));
-                    }
-                }
+                | Action::FreezeMetadata => self.order(action),
                 Action::Report(transition) => self.report(transition),
                 Action::Exit => self.has_ended = true,
             }
         }
         answer
+    }
+
+    fn order(&self, action: Action) {
+        // A witness has nothing that this could be about.
+        if let Some(service) = &self.outputs.service {
+            let lease = self.node.lease(clock::now());
+            service.order(action, lease.map_or(0, epochs_before));
+        }
     }
 
     fn send_advert(&mut self, priority: Priority) -> Event {

@@ -170,8 +170,6 @@ pub struct Metadata {
     frozen: Freeze,
     /// The epoch that the followed master was in, since mfsmetalogger was started for it.
     followed_epoch: Option<u64>,
-    /// The lease epoch whose holder mfsmetalogger may hear (rule G9); 0: none.
-    admitted: u64,
     /// The archive of what was here before the present download, while it is to be compared with it.
     left_behind: Option<PathBuf>,
     /// Ends the comparison that is under way.
@@ -250,7 +248,6 @@ impl Metadata {
             told: None,
             frozen: Freeze::Not,
             followed_epoch: None,
-            admitted: 0,
             left_behind: None,
             comparison: CancelOnDrop::default(),
             views,

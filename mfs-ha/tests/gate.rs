@@ -98,7 +98,8 @@ impl Host {
                 vip: VIP.octets(),
                 open,
                 ports: SERVICES.map(u16::to_be_bytes),
-                reserved: [0; 2],
+                is_here: 1,
+                reserved: 0,
             })
             .unwrap();
     }
@@ -325,9 +326,7 @@ fn the_gate_outlives_its_daemon_until_it_is_taken_off() {
         assert_eq!(bpf::pinned_links(&pins.0).unwrap(), links);
 
         assert!(bpf::remove_pins(&pins.0).unwrap());
-        for interface in ["lo", "v0"] {
-            bpf::remove_filters(interface).unwrap();
-        }
+        bpf::remove_all_filters().await.unwrap();
         far.run(|| common::ip_may_fail("neigh flush dev v1"));
         assert!(far.run(|| reaches(OTHER)));
         assert!(reaches(OTHER), "over lo");

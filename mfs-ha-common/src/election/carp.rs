@@ -259,14 +259,16 @@ impl Election {
         self.state == State::Master && now.since(self.last_send) > patience
     }
 
-    /// Returns until when a master may serve unless it sends again (rule G5): as long as peers with its own
-    /// priority would wait.
+    /// Returns until when a master may serve unless it sends again (rule G5): no longer than the least patient peer
+    /// waits (rule E3), and at least until its next advert.
     pub(crate) fn served_until(&self) -> Option<Timestamp> {
-        let intervals = self.settings.deadratio.get().max(2);
-        let span = self
-            .last_announced
-            .interval()
-            .saturating_mul(intervals.into());
+        let interval = self.last_announced.interval();
+        let unit = match self.settings.priority.advbase() {
+            0 => interval,
+            whole => Duration::from_secs(whole.into()),
+        };
+        let patience = unit.saturating_mul(self.settings.deadratio.get().into());
+        let span = patience.max(interval.saturating_add(LATENESS_MAX));
         (self.state == State::Master).then(|| self.last_send.after(span))
     }
 

@@ -16,7 +16,8 @@ fn lease(until_ns: u64, open: u32) -> LeaseState {
         vip: VIP,
         open,
         ports: [9419, 9420, 9421].map(u16::to_be_bytes),
-        reserved: [0; 2],
+        is_here: 1,
+        reserved: 0,
     }
 }
 
@@ -221,17 +222,42 @@ fn a_higher_epoch_of_another_node_closes() {
 fn a_fence_rises_and_does_not_run_away() {
     let at = Timestamp::from_nanos;
     let none = Fence::default();
-    let first = none.heard(6, 2, 5, at(1_000)).unwrap();
+    let first = none.heard(6, 2, true, 5, at(1_000)).unwrap();
     assert_eq!((first.epoch, first.node), (6, 2));
-    assert_eq!((first.since_ns, first.heard_ns), (1_000, 1_000));
-    let again = first.heard(6, 2, 5, at(2_000)).unwrap();
-    assert_eq!((again.since_ns, again.heard_ns), (1_000, 2_000));
-    assert_eq!(first.heard(5, 3, 5, NOW), None);
-    assert_eq!(none.heard(0, 3, 0, NOW), None);
-    assert!(first.heard(6 + (1 << 32), 3, 5, NOW).is_some());
-    assert_eq!(first.heard(7 + (1 << 32), 3, 5, NOW), None);
+    assert_eq!((first.since_ns, first.served_ns), (1_000, 1_000));
+    let again = first.heard(6, 2, true, 5, at(2_000)).unwrap();
+    assert_eq!((again.since_ns, again.served_ns), (1_000, 2_000));
+    assert_eq!(first.heard(5, 3, true, 5, NOW), None);
+    assert_eq!(none.heard(0, 3, true, 0, NOW), None);
+    assert!(first.heard(6 + (1 << 32), 3, true, 5, NOW).is_some());
+    assert_eq!(first.heard(7 + (1 << 32), 3, true, 5, NOW), None);
     // This node's own epoch counts, too: it may have just started.
-    assert!(none.heard(1 << 40, 3, (1 << 40) - 1, NOW).is_some());
+    assert!(none.heard(1 << 40, 3, true, (1 << 40) - 1, NOW).is_some());
+    // Who holds and does not serve fences, and is not followed.
+    let idle = none.heard(6, 2, false, 5, at(1_000)).unwrap();
+    assert_eq!((idle.epoch, idle.served_ns), (6, 0));
+    assert_eq!(idle.heard(6, 2, false, 5, at(2_000)), None);
+    assert_eq!(first.heard(6, 2, false, 5, at(2_000)), None);
+}
+
+/// What names the VIP of another host only passes through.
+#[test]
+fn where_the_vip_is_not_nothing_is_judged_by_the_lease() {
+    let lease = LeaseState {
+        is_here: 0,
+        ..lease(0, 0)
+    };
+    for direction in [Direction::In, Direction::Out] {
+        for packet in [
+            ipv4(6, OTHER, VIP, [40_000, 9421]),
+            ipv4(6, VIP, OTHER, [9421, 40_000]),
+        ] {
+            assert_eq!(ip(&packet, direction, &lease), None);
+        }
+        for packet in [arp(1, OTHER, VIP), arp(2, VIP, OTHER)] {
+            assert_eq!(verdict(&packet, ETHERTYPE_ARP, direction, &lease), None);
+        }
+    }
 }
 
 /// Rule G9.
@@ -243,18 +269,19 @@ fn a_metalogger_hears_the_master_that_is_followed_and_no_other() {
         follow_span_ns,
         ..lease(0, 0)
     };
-    let told = |lease: &LeaseState, packet: &[u8], direction, epoch, heard_ns| {
+    let told = |lease: &LeaseState, packet: &[u8], direction, epoch, served_ns| {
         let fence = Fence {
             epoch,
-            heard_ns,
+            served_ns,
             ..Fence::default()
         };
         let (clock, fence) = (|| NOW, || fence);
         judge(packet, ETHERTYPE_IPV4, 0, direction, lease, clock, fence)
     };
     let packet = ipv4(6, VIP, OTHER, [9419, 40_000]);
-    let heard =
-        |lease: &LeaseState, epoch, heard_ns| told(lease, &packet, Direction::In, epoch, heard_ns);
+    let heard = |lease: &LeaseState, epoch, served_ns| {
+        told(lease, &packet, Direction::In, epoch, served_ns)
+    };
     let refused = Some(GateReason::Barrier);
     let now = NOW.as_nanos();
     assert_eq!(heard(&standby(6, SPAN), 6, now), None);

@@ -8,8 +8,8 @@ mod wire;
 
 pub use auth::TagKey;
 pub use wire::{
-    BODY_LEN, DATAGRAM_LEN, FLAGS_AT, HeartbeatError, KIND_HEARTBEAT, MAGIC, PORT, REQUEST_AT,
-    TAG_LEN, VERSION,
+    BODY_LEN, DATAGRAM_LEN, FLAGS_AT, HeartbeatError, KIND_HEARTBEAT, MAGIC, PHASE_ACTIVE,
+    PHASE_AT, PORT, REQUEST_AT, TAG_LEN, VERSION,
 };
 
 use core::time::Duration;

@@ -19,6 +19,10 @@ pub const VERSION: u8 = 1;
 pub const KIND_HEARTBEAT: u8 = 1;
 /// Bytes that the tag covers.
 pub const BODY_LEN: usize = 152;
+/// Offset of the phase in the body.
+pub const PHASE_AT: usize = 73;
+/// The phase of a node that serves.
+pub const PHASE_ACTIVE: u8 = 3;
 /// Offset of the flags in the body.
 pub const FLAGS_AT: usize = 74;
 /// Offset of the lease epoch that the sender asks for or holds.
@@ -285,7 +289,7 @@ const fn phase_code(phase: Phase) -> u8 {
     match phase {
         Phase::Standby => 1,
         Phase::Promoting => 2,
-        Phase::Active => 3,
+        Phase::Active => PHASE_ACTIVE,
         Phase::Resigning => 4,
         Phase::Stuck => 5,
     }
@@ -295,7 +299,7 @@ const fn phase(code: u8) -> Result<Phase, HeartbeatError> {
     match code {
         1 => Ok(Phase::Standby),
         2 => Ok(Phase::Promoting),
-        3 => Ok(Phase::Active),
+        PHASE_ACTIVE => Ok(Phase::Active),
         4 => Ok(Phase::Resigning),
         5 => Ok(Phase::Stuck),
         _ => Err(HeartbeatError::Phase(code)),
@@ -384,6 +388,7 @@ mod tests {
     #[test]
     fn what_the_kernel_reads_by_itself_lies_where_it_looks() {
         let bytes = bytes();
+        assert_eq!(bytes[PHASE_AT], PHASE_ACTIVE);
         let flags = example().flags.to_wire();
         assert_eq!(bytes[FLAGS_AT..FLAGS_AT + 2], flags);
         let request = example().request.to_be_bytes();

@@ -9,8 +9,8 @@ use super::{Checked, Claimed, Outcome, Verdict};
 use crate::filter::{ClusterConfig, HEARTBEATS, PREVIOUS_KEY, VLAN_ANY};
 use crate::heartbeat::auth::{self, BODY_WORDS};
 use crate::heartbeat::{
-    BODY_LEN, DATAGRAM_LEN, FLAGS_AT, Flags, KIND_HEARTBEAT, MAGIC, PORT, REQUEST_AT, Stamp,
-    TagKey, VERSION,
+    BODY_LEN, DATAGRAM_LEN, FLAGS_AT, Flags, KIND_HEARTBEAT, MAGIC, PHASE_ACTIVE, PHASE_AT, PORT,
+    REQUEST_AT, Stamp, TagKey, VERSION,
 };
 use crate::member::{Cluster, MemberKey};
 use crate::net::{
@@ -61,6 +61,13 @@ impl AcceptedHeartbeat {
         Flags::from_wire(flags)
             .has(Flags::HOLDS)
             .then_some(u64::from_be_bytes(epoch))
+    }
+
+    /// Says whether its sender serves.
+    #[inline(always)]
+    pub fn serves<F: Frame + ?Sized>(&self, frame: &F) -> bool {
+        let phase = frame.load(self.body_at().wrapping_add(PHASE_AT));
+        phase == Some([PHASE_ACTIVE])
     }
 
     #[inline(always)]

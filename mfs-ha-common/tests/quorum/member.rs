@@ -14,7 +14,7 @@ use mfs_ha_common::heartbeat::{Flags, Heartbeat};
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::{Node, NodeConfig};
 use mfs_ha_common::priority::Priority;
-use mfs_ha_common::promotion::{Service, Step};
+use mfs_ha_common::promotion::{Phase, Service, Step};
 use mfs_ha_common::time::Timestamp;
 
 use crate::plan::Plan;
@@ -87,7 +87,8 @@ impl Kernel {
     pub(crate) fn hear(&mut self, heartbeat: &Heartbeat, at: Timestamp) {
         if heartbeat.flags.has(Flags::HOLDS) {
             let (epoch, node) = (heartbeat.request, heartbeat.sender.get());
-            let heard = self.fence.heard(epoch, node, self.gate.epoch, at);
+            let serves = heartbeat.phase == Phase::Active;
+            let heard = self.fence.heard(epoch, node, serves, self.gate.epoch, at);
             self.fence = heard.unwrap_or(self.fence);
         }
     }

@@ -46,23 +46,16 @@ struct Inner {
 impl Inner {
     /// Puts the gate on an interface, where there shall be one.
     fn guard(&mut self, place: Place<'_>, stay: &Stay) -> Result<(), AttachError> {
-        let has_xdp = self.holds(place.ifindex);
         let Some(guards) = &mut self.guards else {
             return Ok(());
         };
         if let Some(guard) = guards.get_mut(&place.ifindex) {
-            return guard.renew(&mut self.program, place, has_xdp, stay);
+            return guard.renew(&mut self.program, place, stay);
         }
-        let guard = Guard::attach(&mut self.program, place, has_xdp, stay)?;
+        let guard = Guard::attach(&mut self.program, place, stay)?;
         guards.insert(place.ifindex, guard);
         tracing::debug!(interface = place.name, "gate attached");
         Ok(())
-    }
-
-    fn holds(&self, ifindex: u32) -> bool {
-        self.held
-            .get(&ifindex)
-            .is_some_and(|held| held.strong_count() > 0)
     }
 }
 
@@ -114,6 +107,7 @@ impl Attachments {
             kind: Some(GateKind::of_kernel()),
             ..GateView::default()
         };
+        let mut refused = None;
         for link in &links {
             let place = Place {
                 name: &link.name,
@@ -121,8 +115,12 @@ impl Attachments {
             };
             match inner.guard(place, &self.stay) {
                 Ok(()) => view.guarded.push(link.name.clone()),
-                Err(error) if link.loopback => return Err(error),
-                Err(error) => view.problems.push(chain(&error)),
+                Err(error) => {
+                    view.problems.push(chain(&error));
+                    if link.loopback {
+                        refused = Some(error);
+                    }
+                }
             }
         }
         if let Some(guards) = &mut inner.guards {
@@ -136,7 +134,7 @@ impl Attachments {
             *known = view;
             is_news
         });
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     /// Says whether the program is on the interface.

@@ -1,16 +1,17 @@
-//! The gate on an interface: what the network stack sends and, where the XDP program does not look, receives.
+//! The gate on an interface: what the network stack sends and receives.
 //!
 //! Kernels since 6.6 have tcx, several programs in a row; before that there are filters of the clsact qdisc. On
 //! `lo` it is the same: XDP there would copy every large packet into one piece first.
 
 use aya::programs::links::FdLink;
-use aya::programs::tc::{self, TcAttachType, TcError};
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType, TcError};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 use aya::util::KernelVersion;
 use mfs_ha_common::gate::Direction;
 
 use super::link::{HeldLink, Stay};
 use super::{AttachError, BpfError, GATE_PROGRAMS, Program, os_error};
+use crate::netlink::Netlink;
 
 /// How the gate is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +47,12 @@ pub(super) struct Place<'a> {
     pub(super) ifindex: u32,
 }
 
-/// The gate on one interface (rule G2, and rule G3 on `lo`). Dropping it takes it off.
+/// The gate on one interface (rule G2, and rule G3 on `lo`). Dropping it takes it off. It looks at what comes in
+/// also where the XDP program does: that one may be gone before anybody notices, and does not see what is only
+/// unpacked later.
 #[derive(Debug)]
 pub(super) struct Guard {
-    entry: Option<HeldLink>,
+    entry: HeldLink,
     exit: HeldLink,
 }
 
@@ -58,34 +61,28 @@ impl Guard {
     pub(super) fn attach(
         program: &mut Program,
         place: Place<'_>,
-        has_xdp: bool,
         stay: &Stay,
     ) -> Result<Self, AttachError> {
-        let exit = attach(program, place, Direction::Out, stay)?;
-        let entry = if has_xdp {
-            None
-        } else {
-            Some(attach(program, place, Direction::In, stay)?)
-        };
-        Ok(Self { entry, exit })
+        Ok(Self {
+            entry: attach(program, place, Direction::In, stay)?,
+            exit: attach(program, place, Direction::Out, stay)?,
+        })
     }
 
-    /// Brings it in line with whether the XDP program looks at what comes in, and puts back what somebody took
-    /// off.
+    /// Puts back what somebody took off.
     pub(super) fn renew(
         &mut self,
         program: &mut Program,
         place: Place<'_>,
-        has_xdp: bool,
         stay: &Stay,
     ) -> Result<(), AttachError> {
-        if !is_attached(program, place, Direction::Out)? {
-            self.exit = attach(program, place, Direction::Out, stay)?;
-        }
-        if has_xdp {
-            self.entry = None;
-        } else if self.entry.is_none() || !is_attached(program, place, Direction::In)? {
-            self.entry = Some(attach(program, place, Direction::In, stay)?);
+        for (direction, link) in [
+            (Direction::In, &mut self.entry),
+            (Direction::Out, &mut self.exit),
+        ] {
+            if !is_attached(program, place, direction)? {
+                *link = attach(program, place, direction, stay)?;
+            }
         }
         Ok(())
     }
@@ -125,8 +122,16 @@ fn attach(
         .links_dir()
         .map(|dir| dir.join(format!("{name}-{}", place.ifindex)));
     let classifier = program.classifier_mut(name)?;
+    // Before whoever else is there: a program that lets a packet pass may end the row.
+    let options = match kind {
+        GateKind::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
+        GateKind::Clsact => TcAttachOptions::Netlink(NlOptions {
+            priority: 1,
+            ..NlOptions::default()
+        }),
+    };
     let link = classifier
-        .attach(place.name, attach_type(direction))
+        .attach_with_options(place.name, attach_type(direction), options)
         .and_then(|id| classifier.take_link(id))
         .map_err(refused)?;
     Ok(match kind {
@@ -172,15 +177,28 @@ fn is_attached(
     })
 }
 
-/// Removes filters of an earlier life from an interface, and says whether there were any. Links went with their
-/// pins.
+/// Removes filters of an earlier life from all interfaces, and says from which. Links go with their pins.
 ///
 /// # Errors
-/// The kernel refuses.
-pub fn remove_filters(interface: &str) -> Result<bool, TcError> {
+/// The kernel refuses, or does not list the interfaces.
+pub async fn remove_all_filters() -> Result<Vec<String>, AttachError> {
+    let mut removed = Vec::new();
     if GateKind::of_kernel() == GateKind::Tcx {
-        return Ok(false);
+        return Ok(removed);
     }
+    for link in Netlink::connect()?.links().await? {
+        let existed = remove_filters(&link.name).map_err(|source| AttachError::Gate {
+            interface: link.name.clone(),
+            source: Box::new(source.into()),
+        })?;
+        if existed {
+            removed.push(link.name);
+        }
+    }
+    Ok(removed)
+}
+
+fn remove_filters(interface: &str) -> Result<bool, TcError> {
     let mut existed = false;
     for direction in [Direction::In, Direction::Out] {
         let (kind, name) = (attach_type(direction), program_name(direction));

@@ -25,7 +25,7 @@ use mfs_ha_common::gate::Direction;
 
 pub use attach::{AttachError, Attached, Mode};
 pub use attachments::{Attachments, GateView};
-pub use guard::{GateKind, remove_filters};
+pub use guard::{GateKind, remove_all_filters};
 pub use maps::{
     ClusterMap, ConfigMap, FenceMap, LeaseMap, Maps, MemberMap, MismatchMap, PeerMap, StatsMap,
 };

@@ -18,7 +18,6 @@ use crate::config::{Config, Configuration, MooseFs};
 use crate::error::chain;
 use crate::moosefs::process::master::MasterProgram;
 use crate::moosefs::settings;
-use crate::netlink::Netlink;
 use crate::netlink::vip::remove_vip_now;
 use crate::privileges;
 
@@ -102,15 +101,9 @@ async fn release(config: &Configuration, released: &mut Released) -> anyhow::Res
             .push(name.to_string_lossy().into_owned());
     }
     released.maps = bpf::remove_pins(&dir)?;
-    if config.is_gated() {
-        for link in Netlink::connect()?.links().await? {
-            let had_filters = bpf::remove_filters(&link.name)
-                .with_context(|| format!("remove the gate's filters from {}", link.name))?;
-            if had_filters {
-                released.filters.push(link.name);
-            }
-        }
-    }
+    released.filters = bpf::remove_all_filters()
+        .await
+        .context("remove the gate's filters")?;
     Ok(())
 }
 
@@ -158,7 +151,7 @@ impl fmt::Display for Released {
         match &self.problem {
             Some(problem) => writeln!(
                 f,
-                "FAILED: {problem}; what else there was is left as it is, with the gate closed"
+                "FAILED: {problem}; what is not listed above is left as it was"
             ),
             None if is_empty => writeln!(f, "nothing was left behind"),
             None => Ok(()),

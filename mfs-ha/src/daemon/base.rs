@@ -219,6 +219,7 @@ impl ClusterTasks {
             quorum: Some(QuorumOutputs {
                 rounds,
                 store: writer.wanted,
+                patience: cluster.timing.lease,
                 sources: cluster::member_sources(cluster, config),
             }),
             signer,

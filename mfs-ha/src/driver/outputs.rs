@@ -1,6 +1,7 @@
 //! Where the core's decisions go.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use mfs_ha_common::action::{Action, Hook};
 use mfs_ha_common::cluster::NodeId;
@@ -42,6 +43,8 @@ pub struct QuorumOutputs {
     pub rounds: Rounds,
     /// What shall be on disk; the latest counts.
     pub store: watch::Sender<Option<Durable>>,
+    /// How long a holder that is not heard is taken to serve: T.
+    pub patience: Duration,
     /// By which address a member is followed.
     pub sources: Vec<(NodeId, Ipv4Addr)>,
 }

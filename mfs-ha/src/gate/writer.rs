@@ -53,6 +53,8 @@ pub struct GateWriter {
     vip: Ipv4Addr,
     ports: [u16; SERVICES],
     told: Gate,
+    /// Whether the VIP may be on this host.
+    is_here: bool,
     /// As in [`LeaseState`].
     follows: u64,
     follow_span: Duration,
@@ -79,6 +81,7 @@ impl GateWriter {
             vip,
             ports,
             told: Gate::CLOSED,
+            is_here: true,
             follows: 0,
             follow_span,
             margins: Margins::default(),
@@ -87,6 +90,16 @@ impl GateWriter {
         };
         writer.write(Gate::CLOSED)?;
         Ok(writer)
+    }
+
+    /// The VIP may be on this host from now on, or is known not to be.
+    pub fn set_here(&mut self, is_here: bool) {
+        let before = std::mem::replace(&mut self.is_here, is_here);
+        if before != is_here
+            && let Err(error) = self.write(self.told)
+        {
+            tracing::error!(%error, "the gate is not told where the VIP is");
+        }
     }
 
     /// This standby follows the holder of this lease epoch from now on; 0: nobody.
@@ -148,7 +161,8 @@ impl GateWriter {
             vip: self.vip.octets(),
             open: gate.open,
             ports: self.ports.map(u16::to_be_bytes),
-            reserved: [0; 2],
+            is_here: u8::from(self.is_here),
+            reserved: 0,
         })
     }
 

@@ -139,16 +139,23 @@ impl Metadata {
 
     /// Rule G9: mfsmetalogger may hear the holder of this lease epoch from now on.
     pub(super) async fn follow_holder(&mut self, lease: u64, reports: &Reports) {
-        if self.judges != Judges::Care && self.admitted != lease {
-            self.admitted = lease;
+        if self.judges != Judges::Care {
             reports.tell(Fact::Follows(lease)).await;
         }
     }
 
-    /// The same master under a lease that it renewed with a higher epoch: what arrives is of the same history.
-    pub(super) async fn go_on_following(&mut self, served: Option<Served>, reports: &Reports) {
-        let is_same =
-            |served: &Served| Some(served.metadata.freshness.epoch) == self.followed_epoch;
+    /// The same master as before, perhaps under a lease with a higher epoch: what arrives is of the same history. A
+    /// daemon that was started anew knows it by the connection, which is still the first one.
+    pub(super) async fn go_on_following(
+        &mut self,
+        served: Option<Served>,
+        is_connected: bool,
+        reports: &Reports,
+    ) {
+        let is_same = |served: &Served| match self.followed_epoch {
+            Some(epoch) => served.metadata.freshness.epoch == epoch,
+            None => is_connected,
+        };
         if let Some(served) = served.filter(is_same) {
             self.follow_holder(served.lease, reports).await;
         }

@@ -192,7 +192,7 @@ impl Metadata {
         let served = served.filter(|served| served.source == master);
         self.note_first(connection).await?;
         if self.care.follows() && connection.is_some() && !self.care.must_renew() {
-            self.go_on_following(served, reports).await;
+            self.go_on_following(served, true, reports).await;
             return Ok(());
         }
         let accepts = match self.judges {
@@ -207,7 +207,11 @@ impl Metadata {
             Judges::Voters | Judges::VotersAcceptingLoss => served.is_some(),
         };
         let must_renew = self.care.must_renew();
-        if !accepts || (self.care.follows() && !must_renew) {
+        if self.care.follows() && !must_renew {
+            self.go_on_following(served, false, reports).await;
+            return Ok(());
+        }
+        if !accepts {
             return Ok(());
         }
         if process.is_some() {
@@ -300,7 +304,6 @@ impl Metadata {
             match lost::record(&layout, &archive, &cancel) {
                 Ok(lost) if lost.is_nothing() => {
                     tracing::info!(archive = shown, "the cluster has all that this node had");
-                    views.change(|view| view.lost = None);
                 }
                 Ok(lost) => {
                     tracing::warn!(archive = shown, %lost, "this node had changes that the cluster does not have");

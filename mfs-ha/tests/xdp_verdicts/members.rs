@@ -8,7 +8,9 @@ use cluster::{Case, Expected};
 use mfs_ha::clock;
 use mfs_ha_common::filter::PREVIOUS_KEY;
 use mfs_ha_common::gate::{Fence, LeaseState};
-use mfs_ha_common::heartbeat::{BODY_LEN, FLAGS_AT, Flags, REQUEST_AT, Stamp};
+use mfs_ha_common::heartbeat::{
+    BODY_LEN, FLAGS_AT, Flags, PHASE_ACTIVE, PHASE_AT, REQUEST_AT, Stamp,
+};
 use mfs_ha_common::member::{Claim, MemberKey, MemberState, MismatchKey, MismatchState};
 use mfs_ha_common::record::{HeartbeatRecord, KIND_HEARTBEAT, Record};
 use mfs_ha_common::stats::DropReason;
@@ -250,6 +252,7 @@ fn a_holder_of_a_higher_epoch_raises_the_fence() {
         let mut frame = cluster::heartbeat_ipv4();
         frame[body + 31] = round;
         let flags = flags.to_wire();
+        frame[body + PHASE_AT] = PHASE_ACTIVE;
         frame[body + FLAGS_AT..body + FLAGS_AT + 2].copy_from_slice(&flags);
         frame[body + REQUEST_AT..body + REQUEST_AT + 8].copy_from_slice(&epoch.to_be_bytes());
         cluster::sign(&mut frame, *b"@ABCDEFGHIJKLMNO");
@@ -265,9 +268,9 @@ fn a_holder_of_a_higher_epoch_raises_the_fence() {
     assert_eq!(said(Flags::HOLDS, OWN, 0xf2), (fence, false));
     // The same holder again is younger, and not new.
     let (again, is_new) = said(Flags::HOLDS, OWN + 1, 0xf3);
-    assert!(again.heard_ns > fence.heard_ns);
+    assert!(again.served_ns > fence.served_ns);
     let fence = Fence {
-        heard_ns: again.heard_ns,
+        served_ns: again.served_ns,
         ..fence
     };
     assert_eq!((again, is_new), (fence, false));
