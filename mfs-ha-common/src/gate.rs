@@ -38,6 +38,11 @@ pub struct LeaseState {
     pub until_ns: u64,
     /// The lease epoch; 0 in carp mode.
     pub epoch: u64,
+    /// The lease epoch of the holder that this standby follows; 0: it follows nobody.
+    pub follows: u64,
+    /// How long after its last heartbeat that holder may still be followed, nanoseconds. 0: whoever has the VIP
+    /// may be followed, as in carp mode.
+    pub follow_span_ns: u64,
     /// The virtual address; 0.0.0.0: there is none to guard, as before the first write.
     pub vip: Ipv4,
     /// Which of `ports` are open, a bit for each.
@@ -48,8 +53,8 @@ pub struct LeaseState {
     pub reserved: [u8; 2],
 }
 
-/// Value of FENCE: the highest lease epoch of which another node said that it holds it (rule G6). Written by
-/// the XDP program alone.
+/// Value of FENCE: the highest lease epoch of which another node said that it holds it (rules G6 and G9). Written
+/// by the XDP program alone.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable, PartialEq, Eq)]
 #[repr(C)]
 pub struct Fence {
@@ -57,6 +62,8 @@ pub struct Fence {
     pub epoch: u64,
     /// When it was heard first, nanoseconds of `CLOCK_BOOTTIME`.
     pub since_ns: u64,
+    /// When it was heard last.
+    pub heard_ns: u64,
     /// Who holds it.
     pub node: u8,
     /// Zero.
@@ -75,6 +82,14 @@ impl LeaseState {
     #[inline(always)]
     pub fn is_open(&self, now: Timestamp, fence: impl FnOnce() -> Fence) -> bool {
         now.as_nanos() < self.until_ns && fence().epoch <= self.epoch
+    }
+
+    /// Says whether what the master at the VIP sends to this standby may come in (rule G9): it is the holder that is
+    /// followed, and was heard to be that just now.
+    #[inline(always)]
+    fn admits_master(&self, now: Timestamp, fence: Fence) -> bool {
+        let age = now.as_nanos().saturating_sub(fence.heard_ns);
+        self.follow_span_ns == 0 || (fence.epoch == self.follows && age < self.follow_span_ns)
     }
 
     /// Says whether a service port may be talked to. Ports that are none of the services are open.
@@ -100,15 +115,18 @@ impl Fence {
     /// A number that no cluster reaches is a mistake, and would close this node for ever.
     #[inline(always)]
     #[must_use]
-    pub const fn raised(self, epoch: u64, node: u8, own: u64, now: Timestamp) -> Option<Self> {
+    pub const fn heard(self, epoch: u64, node: u8, own: u64, now: Timestamp) -> Option<Self> {
         let known = if self.epoch > own { self.epoch } else { own };
         let is_plausible = epoch <= known.saturating_add(EPOCH_STEP_MAX);
-        if epoch <= self.epoch || !is_plausible {
+        if epoch < self.epoch || epoch == 0 || !is_plausible {
             return None;
         }
+        let heard_ns = now.as_nanos();
+        let is_new = epoch > self.epoch;
         Some(Self {
             epoch,
-            since_ns: now.as_nanos(),
+            since_ns: if is_new { heard_ns } else { self.since_ns },
+            heard_ns,
             node,
             reserved: [0; 7],
         })
@@ -124,7 +142,7 @@ pub enum Direction {
     Out,
 }
 
-/// Returns why the gate drops a frame, or `None` where it lets it pass (rule G1, rule G2 and rule G4).
+/// Returns why the gate drops a frame, or `None` where it lets it pass (rule G1, rule G2, rule G4 and rule G9).
 ///
 /// `network_at` is where the network header begins in `frame`. `fence` and `clock` are asked only about
 /// frames that name the VIP: everything else costs the look at [`LeaseState`] alone (rule G7).
@@ -149,7 +167,7 @@ pub fn judge<F: Frame + ?Sized>(
                 Direction::Out => (header.source(), GateReason::Exit),
             };
             if u32::from_ne_bytes(named) != u32::from_ne_bytes(lease.vip) {
-                return None;
+                return judge_master(frame, &header, network_at, direction, lease, clock, fence);
             }
             if !lease.is_open(clock(), fence) {
                 return Some(reason);
@@ -169,6 +187,30 @@ pub fn judge<F: Frame + ?Sized>(
         }
         _ => None,
     }
+}
+
+/// Judges what another node sends from the VIP: what its mfsmaster tells a metalogger comes in only where that
+/// one is followed (rule G9).
+#[inline(always)]
+fn judge_master<F: Frame + ?Sized>(
+    frame: &F,
+    header: &Ipv4Header,
+    network_at: usize,
+    direction: Direction,
+    lease: &LeaseState,
+    clock: impl FnOnce() -> Timestamp,
+    fence: impl FnOnce() -> Fence,
+) -> Option<GateReason> {
+    let is_from_vip = u32::from_ne_bytes(header.source()) == u32::from_ne_bytes(lease.vip);
+    if direction == Direction::Out || !is_from_vip || lease.follow_span_ns == 0 {
+        return None;
+    }
+    // The far end's port is the one that stands where our own would in what we send.
+    let port = service_port(frame, header, network_at, Direction::Out)?;
+    let [metaloggers, ..] = lease.ports;
+    let is_to_metalogger = u16::from_ne_bytes(port) == u16::from_ne_bytes(metaloggers);
+    let is_refused = is_to_metalogger && !lease.admits_master(clock(), fence());
+    is_refused.then_some(GateReason::Barrier)
 }
 
 /// Returns the port on this host's side of a TCP segment; `None` where there is none, as in a later fragment:

@@ -224,6 +224,8 @@ reasons! {
         gate_arp Arp,
         /// To or from a service port that is not open yet.
         gate_service Service,
+        /// From the VIP's port for metaloggers, of a master that this standby does not follow.
+        gate_barrier Barrier,
     }
     other {
         /// Adverts that were accepted.

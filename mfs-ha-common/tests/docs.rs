@@ -174,7 +174,7 @@ fn require_rules(heading: &str, letter: char, count: usize) {
 fn every_rule_is_stated_and_cited() {
     require_rules("Election in carp mode", 'E', 11);
     require_rules("Election in quorum mode", 'L', 14);
-    require_rules("The gate", 'G', 8);
+    require_rules("The gate", 'G', 9);
     require_rules("Serving metadata", 'M', 6);
 }
 

@@ -73,14 +73,14 @@ pub(crate) fn fence() -> Fence {
     FENCE.get_ptr_mut(0).map_or_else(Fence::zeroed, read)
 }
 
-/// Closes the gate where another node holds a higher lease epoch (rule G6).
+/// Notes who holds a lease: a higher epoch closes the gate (rule G6), and only who is heard is followed (rule G9).
 #[inline(always)]
-pub(crate) fn raise_fence(epoch: u64, node: u8, now: Timestamp) {
+pub(crate) fn note_holder(epoch: u64, node: u8, now: Timestamp) {
     let own = lease().map_or(0, |lease| lease.epoch);
     if let Some(entry) = FENCE.get_ptr_mut(0)
-        && let Some(raised) = read(entry).raised(epoch, node, own, now)
+        && let Some(heard) = read(entry).heard(epoch, node, own, now)
     {
-        write(entry, raised);
+        write(entry, heard);
     }
 }
 

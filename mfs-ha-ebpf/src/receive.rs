@@ -44,7 +44,7 @@ pub(crate) fn record_heartbeat(ctx: &XdpContext, accepted: &AcceptedHeartbeat) {
     }
     maps::count_accepted_heartbeat();
     if let Some(epoch) = accepted.held_epoch(&frame) {
-        maps::raise_fence(epoch, accepted.sender, arrival);
+        maps::note_holder(epoch, accepted.sender, arrival);
     }
     maps::submit_heartbeat(|record| {
         record.kind = KIND_HEARTBEAT;

@@ -228,7 +228,12 @@ fn gate_writer(
         return Ok(None);
     }
     let ports = metadata.map_or([0; 3], |(metadata, _)| metadata.ports());
-    GateWriter::closed(lease, config.vip.address, ports).map(Some)
+    // Heartbeats tell whom a metalogger may follow; without them nobody knows.
+    let follow_span = match (config.quorum(), metadata) {
+        (Some(cluster), Some(_)) => cluster.timing.lease,
+        (_, _) => Duration::ZERO,
+    };
+    GateWriter::closed(lease, config.vip.address, ports, follow_span).map(Some)
 }
 
 async fn prepare_metadata(config: &Config) -> anyhow::Result<Option<(Metadata, Services)>> {

@@ -24,7 +24,7 @@ use mfs_ha_common::election::quorum::LeaseStatus;
 use mfs_ha_common::election::{Timer, Transition};
 use mfs_ha_common::event::Event;
 use mfs_ha_common::freshness::Metadata;
-use mfs_ha_common::heartbeat::Heartbeat;
+use mfs_ha_common::heartbeat::{Flags, Heartbeat};
 use mfs_ha_common::net::Ipv4;
 use mfs_ha_common::node::Node;
 use mfs_ha_common::peer::PEERS_MAX;
@@ -100,6 +100,8 @@ pub enum Fact {
     Metadata(Metadata),
     /// The same, and nothing arrives any more.
     Frozen(Metadata),
+    /// mfsmetalogger may hear the holder of this lease epoch; 0: nobody.
+    Follows(u64),
     /// This is on disk.
     Stored(Durable),
     /// The operator ends the daemon.
@@ -267,7 +269,7 @@ impl Driver {
 
     /// Standby care labels what it downloads with the epoch of whoever serves it.
     fn note_holder(&mut self, heartbeat: &Heartbeat) {
-        let serves = heartbeat.phase == Phase::Active && heartbeat.holder == heartbeat.sender.get();
+        let serves = heartbeat.phase == Phase::Active && heartbeat.flags.has(Flags::HOLDS);
         let (service, quorum) = (&self.outputs.service, &self.outputs.quorum);
         let orders = service
             .as_ref()
@@ -277,6 +279,7 @@ impl Driver {
         if let Some((orders, (_, source))) = orders.zip(source).filter(|_| serves) {
             let served = Some(Served {
                 source: *source,
+                lease: heartbeat.request,
                 metadata: heartbeat.metadata,
             });
             orders.served.send_if_modified(|known| {
@@ -320,6 +323,11 @@ impl Driver {
             Fact::Frozen(metadata) => {
                 self.note_metadata(metadata);
                 self.handle(Event::MetadataFrozen { metadata });
+            }
+            Fact::Follows(epoch) => {
+                if let Some(gate) = &mut self.outputs.gate {
+                    gate.follow_holder(epoch);
+                }
             }
             Fact::Stored(durable) => self.handle(Event::Stored { durable }),
             Fact::Stop => self.handle(Event::StopRequested),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use mfs_ha::cli::{
-    Exit, ExitWith as _, Failure, check, decode, metadata, recording, release, run, status,
+    Exit, ExitWith as _, Failure, check, decode, history, metadata, recording, release, run, status,
 };
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -19,8 +19,9 @@ const LOG_LINES_MAX: usize = 4096;
 #[command(
     version,
     after_help = "\
-Exit codes: 0 done, 1 failed while running (check: something fails; metadata: not promotable), 2 wrong arguments
-or configuration, 3 missing privileges, 4 another instance or XDP program is in the way, 5 the daemon does not answer.
+Exit codes: 0 done, 1 failed while running (check: something fails; metadata: not promotable; history --lost: changes
+were lost), 2 wrong arguments or configuration, 3 missing privileges, 4 another instance or XDP program is in the way,
+5 the daemon does not answer.
 
 A configuration with a table [cluster] lets a majority of its members decide who serves (docs/quorum.md); that of a
 witness has nothing else. `check` explains what a number of members survives, `status` why nobody serves.
@@ -46,6 +47,8 @@ enum Command {
     Decode(decode::DecodeArgs),
     /// Show what a data directory of MooseFS has, and whether a master can be promoted on it
     Metadata(metadata::MetadataArgs),
+    /// Show what was replaced on this node, and which changes of it the cluster does not have
+    History(history::HistoryArgs),
     /// Print what the running daemon was told and decided lately, as JSON lines
     Recording(recording::RecordingArgs),
     /// Replay such a recording, and say whether this version decides the same
@@ -71,6 +74,7 @@ fn dispatch(command: &Command) -> Result<Exit, Failure> {
             decode::run(args, &mut io::BufWriter::new(out), &mut io::stderr()).map(|()| Exit::Ok)
         }
         Command::Metadata(args) => metadata::run(args, &mut io::BufWriter::new(out)),
+        Command::History(args) => history::run(args, &mut io::BufWriter::new(out)),
         Command::Recording(args) => runtime()?
             .block_on(recording::run(args, &mut out))
             .map(|()| Exit::Ok),

@@ -19,6 +19,7 @@ pub mod image;
 pub mod install;
 pub mod journal;
 pub mod layout;
+pub mod lost;
 pub mod process;
 pub mod repair;
 pub mod services;

@@ -23,6 +23,7 @@ mod store;
 mod view;
 
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -95,6 +96,8 @@ pub enum Wish {
 pub struct Served {
     /// By which address it is followed.
     pub source: Ipv4Addr,
+    /// The lease epoch that it holds.
+    pub lease: u64,
     /// What it has.
     pub metadata: CoreMetadata,
 }
@@ -167,6 +170,12 @@ pub struct Metadata {
     frozen: Freeze,
     /// The epoch that the followed master was in, since mfsmetalogger was started for it.
     followed_epoch: Option<u64>,
+    /// The lease epoch whose holder mfsmetalogger may hear (rule G9); 0: none.
+    admitted: u64,
+    /// The archive of what was here before the present download, while it is to be compared with it.
+    left_behind: Option<PathBuf>,
+    /// Ends the comparison that is under way.
+    comparison: CancelOnDrop,
     views: PromotionViews,
     /// Two instances would take each other's mfsmaster for a stray.
     _lock: InstanceLock,
@@ -195,15 +204,7 @@ impl Metadata {
             &settings.master,
         );
         let data = settings.master.data_path.clone();
-        let (layout, lock, mut journal) = blocking(move || {
-            let layout = Layout::new(&data)?;
-            layout.prepare()?;
-            let lock = InstanceLock::acquire(&layout.own(), LOCK)
-                .context("another instance works on this DATA_PATH")?;
-            let journal = Journal::load(&layout)?;
-            Ok((layout, lock, journal))
-        })
-        .await?;
+        let (layout, lock, mut journal) = blocking(move || open(&data)).await?;
         if let Some(damage) = journal.damage() {
             tracing::error!(?damage, "the journal was damaged and is set aside");
         }
@@ -249,6 +250,9 @@ impl Metadata {
             told: None,
             frozen: Freeze::Not,
             followed_epoch: None,
+            admitted: 0,
+            left_behind: None,
+            comparison: CancelOnDrop::default(),
             views,
             _lock: lock,
         })
@@ -324,6 +328,16 @@ impl Housekeeping {
             }
         }
     }
+}
+
+/// Locks the directory and reads how far the last work on it came.
+fn open(data: &Path) -> anyhow::Result<(Layout, InstanceLock, Journal)> {
+    let layout = Layout::new(data)?;
+    layout.prepare()?;
+    let lock = InstanceLock::acquire(&layout.own(), LOCK)
+        .context("another instance works on this DATA_PATH")?;
+    let journal = Journal::load(&layout)?;
+    Ok((layout, lock, journal))
 }
 
 /// What the configuration files of MooseFS's own programs say.

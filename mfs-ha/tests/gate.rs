@@ -93,6 +93,8 @@ impl Host {
             .write(LeaseState {
                 until_ns,
                 epoch: 1,
+                follows: 0,
+                follow_span_ns: 0,
                 vip: VIP.octets(),
                 open,
                 ports: SERVICES.map(u16::to_be_bytes),
@@ -331,5 +333,23 @@ fn the_gate_outlives_its_daemon_until_it_is_taken_off() {
         assert!(reaches(OTHER), "over lo");
         assert!(!bpf::remove_pins(&pins.0).unwrap());
         drop(listeners);
+    });
+}
+
+#[test]
+fn a_successor_finds_the_way_free() {
+    in_namespace(async || {
+        let _far = wire();
+        let pins = pin_dir();
+        for life in 0..30 {
+            // As the next start does: the pins of the life before go, and everything is attached anew.
+            let loaded = bpf::load(Some(&pins.0), &Configured::default());
+            let (program, maps) = loaded.unwrap();
+            let attachments = Attachments::new(program, None, true).unwrap();
+            let xdp = attach(&attachments).await;
+            assert!(bpf::pinned_links(&pins.0).unwrap().len() >= 4, "{life}");
+            attachments.leave().await;
+            drop((maps, attachments, xdp));
+        }
     });
 }

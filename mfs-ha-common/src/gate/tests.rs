@@ -11,6 +11,8 @@ fn lease(until_ns: u64, open: u32) -> LeaseState {
     LeaseState {
         until_ns,
         epoch: 5,
+        follows: 0,
+        follow_span_ns: 0,
         vip: VIP,
         open,
         ports: [9419, 9420, 9421].map(u16::to_be_bytes),
@@ -217,13 +219,62 @@ fn a_higher_epoch_of_another_node_closes() {
 
 #[test]
 fn a_fence_rises_and_does_not_run_away() {
+    let at = Timestamp::from_nanos;
     let none = Fence::default();
-    let raised = none.raised(6, 2, 5, NOW).unwrap();
-    assert_eq!((raised.epoch, raised.node, raised.since_ns), (6, 2, 1_000));
-    assert_eq!(raised.raised(6, 3, 5, NOW), None);
-    assert_eq!(raised.raised(5, 3, 5, NOW), None);
-    assert!(raised.raised(6 + (1 << 32), 3, 5, NOW).is_some());
-    assert_eq!(raised.raised(7 + (1 << 32), 3, 5, NOW), None);
+    let first = none.heard(6, 2, 5, at(1_000)).unwrap();
+    assert_eq!((first.epoch, first.node), (6, 2));
+    assert_eq!((first.since_ns, first.heard_ns), (1_000, 1_000));
+    let again = first.heard(6, 2, 5, at(2_000)).unwrap();
+    assert_eq!((again.since_ns, again.heard_ns), (1_000, 2_000));
+    assert_eq!(first.heard(5, 3, 5, NOW), None);
+    assert_eq!(none.heard(0, 3, 0, NOW), None);
+    assert!(first.heard(6 + (1 << 32), 3, 5, NOW).is_some());
+    assert_eq!(first.heard(7 + (1 << 32), 3, 5, NOW), None);
     // This node's own epoch counts, too: it may have just started.
-    assert!(none.raised(1 << 40, 3, (1 << 40) - 1, NOW).is_some());
+    assert!(none.heard(1 << 40, 3, (1 << 40) - 1, NOW).is_some());
+}
+
+/// Rule G9.
+#[test]
+fn a_metalogger_hears_the_master_that_is_followed_and_no_other() {
+    const SPAN: u64 = 300;
+    let standby = |follows, follow_span_ns| LeaseState {
+        follows,
+        follow_span_ns,
+        ..lease(0, 0)
+    };
+    let told = |lease: &LeaseState, packet: &[u8], direction, epoch, heard_ns| {
+        let fence = Fence {
+            epoch,
+            heard_ns,
+            ..Fence::default()
+        };
+        let (clock, fence) = (|| NOW, || fence);
+        judge(packet, ETHERTYPE_IPV4, 0, direction, lease, clock, fence)
+    };
+    let packet = ipv4(6, VIP, OTHER, [9419, 40_000]);
+    let heard =
+        |lease: &LeaseState, epoch, heard_ns| told(lease, &packet, Direction::In, epoch, heard_ns);
+    let refused = Some(GateReason::Barrier);
+    let now = NOW.as_nanos();
+    assert_eq!(heard(&standby(6, SPAN), 6, now), None);
+    assert_eq!(heard(&standby(6, SPAN), 6, now - SPAN + 1), None);
+    assert_eq!(heard(&standby(6, SPAN), 6, now - SPAN), refused, "silent");
+    assert_eq!(heard(&standby(6, SPAN), 7, now), refused, "another holder");
+    assert_eq!(heard(&standby(0, SPAN), 6, now), refused, "undecided");
+    assert_eq!(heard(&standby(0, SPAN), 0, 0), refused, "nobody was heard");
+    // Where heartbeats say nothing, whoever has the VIP may be followed.
+    assert_eq!(heard(&standby(0, 0), 0, 0), None);
+    // Nothing but that port, that protocol and that direction.
+    let lease = standby(0, SPAN);
+    for other in [
+        ipv4(6, VIP, OTHER, [9420, 40_000]),
+        ipv4(6, VIP, OTHER, [40_000, 9419]),
+        ipv4(17, VIP, OTHER, [9419, 40_000]),
+        ipv4(6, OTHER, OTHER, [9419, 40_000]),
+    ] {
+        assert_eq!(told(&lease, &other, Direction::In, 6, now), None);
+    }
+    let request = ipv4(6, OTHER, VIP, [40_000, 9419]);
+    assert_eq!(told(&lease, &request, Direction::Out, 6, now), None);
 }

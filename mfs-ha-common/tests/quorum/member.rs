@@ -87,8 +87,8 @@ impl Kernel {
     pub(crate) fn hear(&mut self, heartbeat: &Heartbeat, at: Timestamp) {
         if heartbeat.flags.has(Flags::HOLDS) {
             let (epoch, node) = (heartbeat.request, heartbeat.sender.get());
-            let raised = self.fence.raised(epoch, node, self.gate.epoch, at);
-            self.fence = raised.unwrap_or(self.fence);
+            let heard = self.fence.heard(epoch, node, self.gate.epoch, at);
+            self.fence = heard.unwrap_or(self.fence);
         }
     }
 

@@ -58,7 +58,7 @@ pub struct Attached {
 pub enum AttachError {
     /// Something else filters this interface already.
     #[error(
-        "another XDP program is attached to {interface}: stop what put it there (`bpftool net show dev {interface}`), or choose another interface"
+        "another XDP program is attached to {interface}: stop what put it there (`bpftool net show dev {interface}`), take off what a dead instance left (`mfs-ha release` with its configuration), or choose another interface"
     )]
     Occupied {
         /// The interface.

@@ -1,7 +1,7 @@
 //! An attachment: it outlives the daemon where it is pinned.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +9,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
 
 use super::BpfError;
+use crate::error::chain;
 
 /// Whether attachments stay when they are dropped. One for all of a daemon.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +36,7 @@ pub(super) struct HeldLink {
 #[derive(Debug)]
 enum Link {
     /// Outlives this process.
-    Pinned(PinnedLink),
+    Pinned { pin: PinnedLink, path: PathBuf },
     /// Of programs that nobody pinned, as in tests.
     Loose { _link: FdLink },
     /// A filter of a kernel before 6.6. It outlives this process by itself.
@@ -49,11 +50,13 @@ impl HeldLink {
             None => Link::Loose { _link: link },
             Some(path) => {
                 remove(&path)?;
-                let pinned = link.pin(&path);
-                Link::Pinned(pinned.map_err(|source| BpfError::PinLink {
-                    path,
-                    source: Box::new(source),
-                })?)
+                match link.pin(&path) {
+                    Ok(pin) => Link::Pinned { pin, path },
+                    Err(source) => {
+                        let source = Box::new(source);
+                        return Err(BpfError::PinLink { path, source });
+                    }
+                }
             }
         };
         Ok(Self {
@@ -75,18 +78,24 @@ impl Drop for HeldLink {
     fn drop(&mut self) {
         match self.link.take() {
             Some(Link::Filter(filter)) if self.stay.is_set() => std::mem::forget(filter),
-            Some(Link::Pinned(pinned)) if !self.stay.is_set() => match pinned.unpin() {
-                Ok(link) => drop(link),
-                // All pins may have been removed at once.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!(%error, "an attachment stays behind"),
-            },
-            Some(Link::Filter(_) | Link::Pinned(_) | Link::Loose { .. }) | None => {}
+            Some(Link::Pinned { pin, path }) if !self.stay.is_set() => take_off(pin, &path),
+            Some(Link::Filter(_) | Link::Pinned { .. } | Link::Loose { .. }) | None => {}
         }
     }
 }
 
-fn remove(path: &std::path::Path) -> Result<(), BpfError> {
+/// Detaches, and removes the pin: where that is not of a successor on an interface of the same number.
+fn take_off(pin: PinnedLink, path: &Path) {
+    let link = FdLink::from(pin);
+    let id = |link: &FdLink| link.info().ok().map(|info| info.id());
+    let pinned = PinnedLink::from_pin(path).ok().map(FdLink::from);
+    let is_own = pinned.is_some_and(|pinned| id(&pinned) == id(&link));
+    if is_own && let Err(error) = remove(path) {
+        tracing::warn!(error = chain(&error), "an attachment stays behind");
+    }
+}
+
+fn remove(path: &Path) -> Result<(), BpfError> {
     match std::fs::remove_file(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

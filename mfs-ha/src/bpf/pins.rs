@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, LinkInfo, PinnedLink};
-use aya::programs::loaded_links;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{ProgramInfo, loaded_programs};
 
 use super::{BPFFS, BpfError};
 
@@ -69,24 +69,25 @@ pub fn pinned_links(dir: &Path) -> Result<Vec<PathBuf>, BpfError> {
 /// # Errors
 /// A pin that cannot be removed.
 pub fn remove_pins(dir: &Path) -> Result<bool, BpfError> {
-    let ids: Vec<u32> = pinned_links(dir)?.iter().filter_map(link_id).collect();
+    let programs: Vec<u32> = pinned_links(dir)?.iter().filter_map(program_of).collect();
     let existed = unlink(dir)?;
-    // The kernel takes it off later, on a thread of its own; until then it is in the way of its successor.
+    // The kernel takes it off later, on a thread of its own; until then it is in the way of its successor. It
+    // forgets the program after that.
     let end = Instant::now() + DETACH_LIMIT;
-    while are_any_left(&ids) && Instant::now() < end {
+    while is_any_left(&programs) && Instant::now() < end {
         std::thread::sleep(DETACH_POLL);
     }
     Ok(existed)
 }
 
-fn link_id(path: &PathBuf) -> Option<u32> {
-    let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
-    link.info().ok().map(|info| info.id())
+fn program_of(pinned_link: &PathBuf) -> Option<u32> {
+    let link = FdLink::from(PinnedLink::from_pin(pinned_link).ok()?);
+    link.info().ok().map(|info| info.program_id())
 }
 
-fn are_any_left(ids: &[u32]) -> bool {
-    let is_one = |link: LinkInfo| ids.contains(&link.id());
-    !ids.is_empty() && loaded_links().filter_map(Result::ok).any(is_one)
+fn is_any_left(programs: &[u32]) -> bool {
+    let is_one = |program: ProgramInfo| programs.contains(&program.id());
+    !programs.is_empty() && loaded_programs().filter_map(Result::ok).any(is_one)
 }
 
 /// Removes the pins of an instance, and says whether there were any. Whoever has the maps or attachments open keeps

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod decode;
+pub mod history;
 pub mod metadata;
 pub mod recording;
 pub mod release;

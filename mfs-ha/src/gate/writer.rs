@@ -2,6 +2,7 @@
 //! L9).
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use mfs_ha_common::gate::{Gate, LeaseState, SERVICES};
 use mfs_ha_common::time::Timestamp;
@@ -52,6 +53,9 @@ pub struct GateWriter {
     vip: Ipv4Addr,
     ports: [u16; SERVICES],
     told: Gate,
+    /// As in [`LeaseState`].
+    follows: u64,
+    follow_span: Duration,
     margins: Margins,
     /// Lease epochs up to this one were given up: a close counts until a new one (rule L9).
     closed_epoch: u64,
@@ -59,7 +63,8 @@ pub struct GateWriter {
 }
 
 impl GateWriter {
-    /// Closes the gate, before anything is attached.
+    /// Closes the gate, before anything is attached. With a `follow_span` above zero it also keeps out what a
+    /// holder that is not followed, or was not heard for so long, has to say to a metalogger (rule G9).
     ///
     /// # Errors
     /// The kernel refuses the write.
@@ -67,18 +72,31 @@ impl GateWriter {
         lease: LeaseMap,
         vip: Ipv4Addr,
         ports: [u16; SERVICES],
+        follow_span: Duration,
     ) -> Result<Self, BpfError> {
         let mut writer = Self {
             lease,
             vip,
             ports,
             told: Gate::CLOSED,
+            follows: 0,
+            follow_span,
             margins: Margins::default(),
             closed_epoch: 0,
             has_failed: false,
         };
         writer.write(Gate::CLOSED)?;
         Ok(writer)
+    }
+
+    /// This standby follows the holder of this lease epoch from now on; 0: nobody.
+    pub fn follow_holder(&mut self, epoch: u64) {
+        let before = std::mem::replace(&mut self.follows, epoch);
+        if before != epoch
+            && let Err(error) = self.write(self.told)
+        {
+            tracing::error!(%error, "the gate is not told who is followed");
+        }
     }
 
     /// Brings the gate to what the node says. Where that fails it closes by itself, at the latest when the lease
@@ -125,6 +143,8 @@ impl GateWriter {
         self.lease.write(LeaseState {
             until_ns: gate.until.as_nanos(),
             epoch: gate.epoch,
+            follows: self.follows,
+            follow_span_ns: u64::try_from(self.follow_span.as_nanos()).unwrap_or(u64::MAX),
             vip: self.vip.octets(),
             open: gate.open,
             ports: self.ports.map(u16::to_be_bytes),

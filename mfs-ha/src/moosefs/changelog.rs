@@ -4,7 +4,9 @@
 //! follows within a line, two lines ran into one: a program died within a line and its successor appended.
 
 pub mod merge;
+mod source;
 pub mod tail;
+pub mod walk;
 
 use std::io::{self, BufRead, Read as _};
 
@@ -36,6 +38,11 @@ impl<'b> Line<'b> {
             return Err(damage());
         }
         Ok(Self { number, text })
+    }
+
+    /// When it was made, by the clock of its master; for people.
+    pub fn unix_s(&self) -> Option<u64> {
+        leading_number(self.text).map(|(time, _)| time)
     }
 
     /// The id that a `SETMETAID(id)` gives to the file system.

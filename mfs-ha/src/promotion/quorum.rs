@@ -137,6 +137,32 @@ impl Metadata {
         Ok(())
     }
 
+    /// Rule G9: mfsmetalogger may hear the holder of this lease epoch from now on.
+    pub(super) async fn follow_holder(&mut self, lease: u64, reports: &Reports) {
+        if self.judges != Judges::Care && self.admitted != lease {
+            self.admitted = lease;
+            reports.tell(Fact::Follows(lease)).await;
+        }
+    }
+
+    /// The same master under a lease that it renewed with a higher epoch: what arrives is of the same history.
+    pub(super) async fn go_on_following(&mut self, served: Option<Served>, reports: &Reports) {
+        let is_same =
+            |served: &Served| Some(served.metadata.freshness.epoch) == self.followed_epoch;
+        if let Some(served) = served.filter(is_same) {
+            self.follow_holder(served.lease, reports).await;
+        }
+    }
+
+    /// Whoever answers next may be another master, or the same one without its last changes: until that is
+    /// decided nothing arrives.
+    pub(super) async fn follow_nobody(&mut self, reports: &Reports) {
+        if self.judges != Judges::Care {
+            self.care.follow_anew();
+            self.follow_holder(0, reports).await;
+        }
+    }
+
     /// What the holder served when the download began.
     pub(super) fn note_epoch_at_start(&mut self, served: Option<Served>) {
         self.followed_epoch = served

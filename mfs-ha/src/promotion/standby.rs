@@ -17,11 +17,12 @@ use tokio::time::sleep;
 use super::care::Download;
 use super::executor::Reports;
 use super::quorum::Freeze;
-use super::{Judges, Metadata, Served, Wish, blocking};
+use super::{CancelOnDrop, Judges, Metadata, Served, Wish, blocking};
 use crate::driver::Fact;
 use crate::error::chain;
 use crate::moosefs::directory::{Family, Freshness, Kind, Problem, ProblemKind, classify};
 use crate::moosefs::followed::{self, Followed};
+use crate::moosefs::lost;
 use crate::moosefs::process::metalogger::MetaloggerProgram;
 use crate::moosefs::process::pidfd::Process;
 use crate::moosefs::process::probe;
@@ -121,7 +122,7 @@ impl Metadata {
         told_ready: &mut Option<bool>,
     ) {
         let served = *holder.borrow();
-        let cared = self.take_care(served).await;
+        let cared = self.take_care(served, reports).await;
         let problem = cared.err().map(|error| chain(error.as_ref()));
         let before = self.views.get().standby_problem;
         if let Some(problem) = problem.as_ref().filter(|now| Some(*now) != before.as_ref()) {
@@ -132,6 +133,7 @@ impl Metadata {
         if let Err(error) = self.label(served).await {
             tracing::warn!(error = chain(error.as_ref()), "the epoch of the holder");
         }
+        self.compare_with_download();
         // Before readiness: who is ready with something counts with that.
         self.tell_metadata(reports).await;
         if *told_ready != Some(is_ready) {
@@ -140,7 +142,7 @@ impl Metadata {
         }
     }
 
-    async fn take_care(&mut self, served: Option<Served>) -> anyhow::Result<()> {
+    async fn take_care(&mut self, served: Option<Served>, reports: &Reports) -> anyhow::Result<()> {
         // Again, should it not have come to its end before.
         if self.running.is_some() && self.care.master().is_some() {
             self.stop_master().await?;
@@ -154,11 +156,15 @@ impl Metadata {
             self.starting_metalogger = None;
             started.context("the task died")??;
         }
-        self.care_for_metalogger(served).await
+        self.care_for_metalogger(served, reports).await
     }
 
     /// Sees to it that mfsmetalogger runs where there is a master for it, on files of that one's history.
-    async fn care_for_metalogger(&mut self, served: Option<Served>) -> anyhow::Result<()> {
+    async fn care_for_metalogger(
+        &mut self,
+        served: Option<Served>,
+        reports: &Reports,
+    ) -> anyhow::Result<()> {
         let process = self.metalogger.running().await?;
         let pid = process.as_ref().map(Process::pid);
         self.views.change(|view| view.metalogger_pid = pid);
@@ -170,6 +176,7 @@ impl Metadata {
         };
         if self.care.metalogger_seen(process.is_some(), connection) {
             // It will be made anew, to whoever is master then.
+            self.follow_nobody(reports).await;
             self.keep_snapshot().await;
         }
         if self.frozen != Freeze::Not {
@@ -182,14 +189,23 @@ impl Metadata {
             }
             return Ok(());
         };
+        let served = served.filter(|served| served.source == master);
         self.note_first(connection).await?;
         if self.care.follows() && connection.is_some() && !self.care.must_renew() {
+            self.go_on_following(served, reports).await;
             return Ok(());
         }
-        let accepts = probe::accepts(port.into(), ACCEPT_LIMIT).await;
-        let clients = SocketAddrV4::new(self.vip, clients);
-        let serves = accepts || probe::accepts(clients.into(), ACCEPT_LIMIT).await;
-        self.care.probed(serves);
+        let accepts = match self.judges {
+            Judges::Care => {
+                let accepts = probe::accepts(port.into(), ACCEPT_LIMIT).await;
+                let clients = SocketAddrV4::new(self.vip, clients);
+                let serves = accepts || probe::accepts(clients.into(), ACCEPT_LIMIT).await;
+                self.care.probed(serves);
+                accepts
+            }
+            // Its own heartbeats say so, and its port is closed to us until it is followed (rule G9).
+            Judges::Voters | Judges::VotersAcceptingLoss => served.is_some(),
+        };
         let must_renew = self.care.must_renew();
         if !accepts || (self.care.follows() && !must_renew) {
             return Ok(());
@@ -198,7 +214,7 @@ impl Metadata {
             tracing::info!(%master, must_renew, "mfsmetalogger starts anew");
             self.metalogger.stop().await?;
         }
-        let which = if must_renew {
+        let which = if must_renew || self.is_of_another_history(served) {
             Which::All
         } else {
             Which::MasterFiles
@@ -206,7 +222,16 @@ impl Metadata {
         let followed = self.clear(which, master).await?;
         self.care.begins_to_follow(followed);
         self.note_epoch_at_start(served);
+        if let Some(served) = served {
+            self.follow_holder(served.lease, reports).await;
+        }
         self.start_metalogger().await
+    }
+
+    /// Says whether changes of two histories would lie in one directory if this holder were followed with what is
+    /// here: all of it is downloaded anew in any case.
+    fn is_of_another_history(&self, served: Option<Served>) -> bool {
+        served.is_some_and(|served| served.metadata.freshness.epoch != self.epoch)
     }
 
     /// Writes down the metalogger's first connection: it is known by it after a restart of this daemon.
@@ -240,17 +265,54 @@ impl Metadata {
     }
 
     /// Moves away what must not mix with the history of the master that is followed.
-    async fn clear(&self, which: Which, master: Ipv4Addr) -> anyhow::Result<Followed> {
+    async fn clear(&mut self, which: Which, master: Ipv4Addr) -> anyhow::Result<Followed> {
         let epoch = self.epoch;
-        self.store
+        let (archive, followed) = self
+            .store
             .work(move |files, _| {
                 let moved = repair::quarantine(&files.layout, &files.journal, which, epoch)?;
                 tracing::info!(?moved, "archived");
                 let repaired = repair::repair_metalogger_files(&files.layout, epoch)?;
                 tracing::info!(?repaired, "looked for files that were cut short");
-                Ok(followed::begin(&files.layout, master)?)
+                Ok((moved.archive, followed::begin(&files.layout, master)?))
             })
-            .await
+            .await?;
+        // What a download left that was not completed tells nothing.
+        self.left_behind = self.left_behind.take().or(archive);
+        Ok(followed)
+    }
+
+    /// Counts what was here and is not in what was downloaded: changes that were acknowledged, and that the
+    /// cluster does not have. Nobody waits for it.
+    fn compare_with_download(&mut self) {
+        if !self.care.is_fed() {
+            return;
+        }
+        let Some(archive) = self.left_behind.take() else {
+            return;
+        };
+        self.comparison = CancelOnDrop::default();
+        let (layout, cancel) = (self.layout.clone(), self.comparison.flag());
+        let views = self.views();
+        // Its outcome is in the archive, the log and the status.
+        drop(tokio::task::spawn_blocking(move || {
+            let shown = archive.display().to_string();
+            match lost::record(&layout, &archive, &cancel) {
+                Ok(lost) if lost.is_nothing() => {
+                    tracing::info!(archive = shown, "the cluster has all that this node had");
+                    views.change(|view| view.lost = None);
+                }
+                Ok(lost) => {
+                    tracing::warn!(archive = shown, %lost, "this node had changes that the cluster does not have");
+                    views.change(|view| view.lost = Some(format!("{lost}; kept in {shown}")));
+                }
+                Err(error) => tracing::warn!(
+                    archive = shown,
+                    error = chain(&error),
+                    "what this node had cannot be compared with what the cluster has"
+                ),
+            }
+        }));
     }
 
     /// Looks at the directory and says whether it could be promoted.

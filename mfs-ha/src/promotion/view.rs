@@ -72,6 +72,8 @@ pub struct PromotionView {
     pub metalogger_pid: Option<i32>,
     /// What standby care last could not do.
     pub standby_problem: Option<String>,
+    /// What this node had before it followed the present master, and the cluster does not have.
+    pub lost: Option<String>,
 }
 
 /// The [`PromotionView`] of a running promotion.

@@ -33,6 +33,9 @@ pub struct PromotionStatus {
     pub metalogger_pid: Option<i32>,
     /// What standby care could not do at the last look.
     pub standby_problem: Option<String>,
+    /// What this node had and the cluster does not have, since the daemon started; `mfs-ha history --lost` has it
+    /// for good.
+    pub lost: Option<String>,
     /// Of the last promotion and of the resignation after it, oldest first.
     pub steps: Vec<StepStatus>,
     /// The last failure since the daemon started.
@@ -44,7 +47,7 @@ pub struct PromotionStatus {
 pub struct RunningStatus {
     /// Its name.
     pub step: String,
-    /// `P1` to `P8`, `R1` to `R3`.
+    /// `P1` to `P9`, `R1` to `R3`.
     pub id: String,
     /// Since when.
     pub elapsed_ms: u64,
@@ -57,7 +60,7 @@ pub struct RunningStatus {
 pub struct StepStatus {
     /// Its name.
     pub step: String,
-    /// `P1` to `P7`, `R1`, `R3`.
+    /// `P1` to `P7`, `P9`, `R1`, `R3`.
     pub id: String,
     /// When it began.
     pub started_ns: u64,
@@ -103,6 +106,7 @@ impl PromotionStatus {
             master_pid: promotion.master_pid,
             metalogger_pid: promotion.metalogger_pid,
             standby_problem: promotion.standby_problem.clone(),
+            lost: promotion.lost.clone(),
             steps: promotion.steps.iter().map(StepStatus::from).collect(),
             last_failure: promotion
                 .last_failure
@@ -155,6 +159,9 @@ impl fmt::Display for PromotionStatus {
         }
         if let Some(problem) = &self.standby_problem {
             writeln!(f, "standby     {problem}")?;
+        }
+        if let Some(lost) = &self.lost {
+            writeln!(f, "lost        {lost}")?;
         }
         if let Some(running) = &self.step {
             writeln!(

@@ -263,7 +263,14 @@ fn a_holder_of_a_higher_epoch_raises_the_fence() {
     let (fence, is_new) = said(Flags::HOLDS, OWN + 1, 0xf1);
     assert_eq!((fence.epoch, fence.node, is_new), (OWN + 1, 2, true));
     assert_eq!(said(Flags::HOLDS, OWN, 0xf2), (fence, false));
-    assert_eq!(said(Flags::HOLDS, OWN + 1, 0xf3), (fence, false));
+    // The same holder again is younger, and not new.
+    let (again, is_new) = said(Flags::HOLDS, OWN + 1, 0xf3);
+    assert!(again.heard_ns > fence.heard_ns);
+    let fence = Fence {
+        heard_ns: again.heard_ns,
+        ..fence
+    };
+    assert_eq!((again, is_new), (fence, false));
     assert_eq!(
         said(Flags::HOLDS, u64::MAX, 0xf4),
         (fence, false),

@@ -94,12 +94,14 @@ fn what_a_killed_daemon_left_is_taken_over() {
     assert!(fs::metadata(&socket).unwrap().file_type().is_socket());
     assert!(pins(topology, 1).join("peers").exists());
     assert!(holds(&node.namespace, VIP).unwrap());
-    // The link to the interface ends with the process; only a pinned one would outlive it.
-    assert_eq!(xdp::attached(&node.namespace).unwrap(), []);
+    // The gate outlives the process, and keeps everybody from the VIP.
+    assert_eq!(xdp::attached(&node.namespace).unwrap().len(), 1);
+    arena.wait_no_owner(SETTLE).unwrap();
 
     let found = check(node, &[], &configuration);
     for line in [
         ["warn pinned maps: ", "is left over from an earlier run"],
+        ["warn XDP: ", "is the closed gate of a daemon that died"],
         [
             "warn VIP: 10.77.0.100 is on eth0 although no daemon runs",
             "the start removes it",

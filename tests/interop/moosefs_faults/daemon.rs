@@ -2,13 +2,12 @@
 //! next start: resumed, or taken back.
 
 use std::fs;
-use std::time::Duration;
 
 use mfs_ha_lab::oracle::trial::{Fault, Mark};
 use mfs_ha_lab::serial;
 use mfs_ha_lab::software::mfsha::set_key;
 use mfs_ha_lab::software::moosefs::cluster::SETTLE;
-use mfs_ha_lab::wait::{observe_for, wait_until};
+use mfs_ha_lab::wait::wait_until;
 use nix::sys::signal::Signal;
 
 use super::scene::{PATIENCE, Scene, is_long, struck};
@@ -137,10 +136,6 @@ fn killed_and_back_too_late(scene: &mut Scene) {
     let (serving, [next, _]) = scene.roles();
     scene.warm_up();
     let master = scene.cluster.master_pid(serving).unwrap().unwrap();
-    // A dead daemon's address answers beside the new one's. What a client would tell the old master then is
-    // lost; this test is about the nodes.
-    scene.signal_workers(Signal::SIGSTOP);
-    observe_for(Duration::from_secs(1)).unwrap();
     let before = scene.live(serving);
     let mark = Mark::now().unwrap();
     scene.kill_daemon(serving);
@@ -159,10 +154,8 @@ fn killed_and_back_too_late(scene: &mut Scene) {
         .wait_vip(serving, false, SETTLE)
         .unwrap();
     scene.check_nothing_gone(serving, &before);
-    // From here on there is one owner again.
-    let settled = Mark::now().unwrap();
-    scene.signal_workers(Signal::SIGCONT);
-    let report = scene.watch(Fault::NodeDeath, struck(serving, settled));
+    // Its gate has kept everybody from the dead daemon's node all the time.
+    let report = scene.watch(Fault::DaemonKill, struck(serving, mark));
     assert_eq!(report.winner, Some(format!("n{next}")));
     scene.check_nothing_lost(report, mark);
 }
@@ -179,7 +172,6 @@ fn killed_while_it_resigns(scene: &mut Scene) {
     process.signal(Signal::SIGTERM).unwrap();
     scene.wait_step(serving, "stop_master", from);
     scene.kill_daemon(serving);
-    // The address of a dead daemon answers until its next start, which a service manager sees to.
     scene.cluster.start_node(serving).unwrap();
     let vip_is_off = scene.cluster.arena().wait_vip(serving, false, SETTLE);
     vip_is_off.unwrap();

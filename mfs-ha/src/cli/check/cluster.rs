@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use super::host::Probes;
+use super::network::Owner;
 use super::{Report, network};
 use crate::cluster::path;
 use crate::config::{Cluster, Configuration};
@@ -199,7 +200,8 @@ async fn network_of(
             let is_vip =
                 matches!(config, Configuration::Candidate(config) if config.interface == interface);
             if !is_vip {
-                network::xdp(&found, config.xdp().mode, probes, is_running, report).await;
+                let owner = Owner::of(is_running, &config.pin_dir());
+                network::xdp(&found, config.xdp().mode, probes, owner, report).await;
             }
         }
         Ok(None) => report.fail(name, format!("{shown}: {interface} is gone"), "try again"),

@@ -1,7 +1,10 @@
 //! The interface, its addresses and what its driver can do.
 
+use std::path::Path;
+
 use super::Report;
 use super::host::Probes;
+use crate::bpf;
 use crate::config::{Config, XdpMode};
 use crate::error::chain;
 use crate::interface::{Address, AttachMode, AttachedXdp, Interface};
@@ -25,7 +28,8 @@ pub(super) async fn examine(
             link(config, &interface, report);
             source(config, &interface, report);
             vip(config, &netlink, &interface, is_running, report).await;
-            xdp(&interface, config.xdp.mode, probes, is_running, report).await;
+            let owner = Owner::of(is_running, &config.pin_dir());
+            xdp(&interface, config.xdp.mode, probes, owner, report).await;
             vlan(config, report).await;
         }
     }
@@ -173,20 +177,45 @@ async fn vip(
     }
 }
 
+/// Whose our program is, where it is on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The running daemon's.
+    Daemon,
+    /// That of a daemon of this instance that died: its gate.
+    Dead,
+    /// Of somebody that this instance knows nothing of.
+    Unknown,
+}
+
+impl Owner {
+    /// Tells by whether the daemon runs and what is pinned in `pins`.
+    pub(super) fn of(is_running: bool, pins: &Path) -> Self {
+        let has_links = || bpf::pinned_links(pins).is_ok_and(|links| !links.is_empty());
+        if is_running {
+            Self::Daemon
+        } else if has_links() {
+            Self::Dead
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
 /// Whether our program can be on the interface, and how.
 pub(super) async fn xdp(
     interface: &Interface,
     mode: XdpMode,
     probes: &Probes,
-    is_running: bool,
+    owner: Owner,
     report: &mut Report,
 ) {
-    attached(interface, probes, is_running, report);
+    attached(interface, probes, owner, report);
     native(mode, interface, report).await;
 }
 
 /// Only one program can be on an interface, and it must be ours.
-fn attached(interface: &Interface, probes: &Probes, is_running: bool, report: &mut Report) {
+fn attached(interface: &Interface, probes: &Probes, owner: Owner, report: &mut Report) {
     let name = "XDP";
     let Some(xdp) = &interface.xdp else {
         report.ok(name, format!("no other program is on {}", interface.name));
@@ -197,20 +226,27 @@ fn attached(interface: &Interface, probes: &Probes, is_running: bool, report: &m
         .iter()
         .map(|id| (*id, (probes.program_name)(*id)))
         .collect();
-    let is_ours = |(_, name): &(u32, Option<String>)| name.as_deref() == Some(crate::bpf::PROGRAM);
+    let is_ours = |(_, name): &(u32, Option<String>)| name.as_deref() == Some(bpf::PROGRAM);
     let shown = shown(xdp, &programs);
-    if is_running && programs.iter().all(is_ours) {
-        report.ok(name, format!("{shown} is that of the running daemon"));
-    } else {
-        report.fail(
+    match owner {
+        Owner::Daemon if programs.iter().all(is_ours) => {
+            report.ok(name, format!("{shown} is that of the running daemon"));
+        }
+        Owner::Dead if programs.iter().all(is_ours) => report.warn(
+            name,
+            format!("{shown} is the closed gate of a daemon that died"),
+            "nothing: the next start takes it over; `mfs-ha release` takes it off",
+        ),
+        Owner::Daemon | Owner::Dead | Owner::Unknown => report.fail(
             name,
             format!("another program is on {}: {shown}", interface.name),
             format!(
-                "stop what put it there (`bpftool net show dev {0}`), or `ip link set {0} {1} off`",
+                "stop what put it there (`bpftool net show dev {0}`), or `ip link set {0} {1} off`; \
+                 `mfs-ha release` with its configuration takes off what another instance left",
                 interface.name,
                 detach_option(xdp.mode)
             ),
-        );
+        ),
     }
 }
 

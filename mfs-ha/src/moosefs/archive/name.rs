@@ -1,6 +1,7 @@
 //! The name of an archive: what makes a directory one of ours.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 /// `<epoch>-<utc>[-n][-label]`, in its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,14 @@ impl ArchiveName {
         })
     }
 
+    /// When it was made, as other times are written; for people.
+    pub fn made(&self) -> String {
+        let part = |range: Range<usize>| self.utc.get(range).unwrap_or_default();
+        let (year, month, day) = (part(0..4), part(4..6), part(6..8));
+        let (hour, minute, second) = (part(9..11), part(11..13), part(13..15));
+        format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z")
+    }
+
     /// Orders archives of one epoch whose directories are of the same age.
     pub(super) fn compare_made(&self, other: &Self) -> Ordering {
         (&self.utc, self.number).cmp(&(&other.utc, other.number))
@@ -71,6 +80,7 @@ mod tests {
     fn names_are_taken_apart() {
         let name = ArchiveName::parse("7-20261123T064200Z").unwrap();
         assert_eq!((name.epoch, name.number, name.label.as_str()), (7, 1, ""));
+        assert_eq!(name.made(), "2026-11-23T06:42:00Z");
         let name = ArchiveName::parse("18446744073709551615-20261123T064200Z-12-undone").unwrap();
         assert_eq!(
             (name.epoch, name.number, name.label.as_str()),

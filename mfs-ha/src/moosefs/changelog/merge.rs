@@ -6,7 +6,8 @@
 use std::io::{self, BufRead};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Damage, Line, Lines, Piece};
+use super::Line;
+use super::source::{Change, Disorder, Source};
 
 /// What became of a merge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -124,8 +125,8 @@ impl<R: BufRead> Merge<R> {
     ) -> Result<Option<Obstacle>, MergeError> {
         for source in &mut self.sources {
             // Twice: one line ahead and one to begin with.
-            source.advance()?;
-            if let Some(disorder) = source.advance()? {
+            advance(source)?;
+            if let Some(disorder) = advance(source)? {
                 return Ok(Some(disorder));
             }
         }
@@ -172,7 +173,7 @@ impl<R: BufRead> Merge<R> {
                     None => self.last = Some((change.text, source.name.clone())),
                 }
             }
-            if let Some(disorder) = source.advance()? {
+            if let Some(disorder) = advance(source)? {
                 return Ok(Some(disorder));
             }
         }
@@ -201,118 +202,28 @@ impl<R: BufRead> Merge<R> {
     }
 }
 
+fn advance<R: BufRead>(source: &mut Source<R>) -> Result<Option<Obstacle>, MergeError> {
+    match source.advance() {
+        Ok(disorder) => Ok(
+            disorder.map(|Disorder { number, after }| Obstacle::Disorder {
+                file: source.name.clone(),
+                number,
+                after,
+            }),
+        ),
+        Err(error) => Err(MergeError::Read {
+            file: source.name.clone(),
+            source: error,
+        }),
+    }
+}
+
 fn note_id(ids: &mut Vec<(String, u64)>, file: &str, change: &Change) {
     if let Some(id) = change.line().metadata_id()
         && ids.len() < 2
         && ids.iter().all(|(_, known)| *known != id)
     {
         ids.push((file.to_owned(), id));
-    }
-}
-
-/// One changelog: a line, and the one ahead of it.
-struct Source<R> {
-    name: String,
-    lines: Lines<R>,
-    current: Option<Change>,
-    ahead: Option<Change>,
-    /// Number of the last line that was right.
-    last: Option<u64>,
-    damaged: u64,
-    /// The damage of a line that no right one follows.
-    damaged_end: Option<Damage>,
-}
-
-struct Change {
-    number: u64,
-    text: Vec<u8>,
-}
-
-impl Change {
-    fn line(&self) -> Line<'_> {
-        Line {
-            number: self.number,
-            text: &self.text,
-        }
-    }
-}
-
-impl<R: BufRead> Source<R> {
-    fn new(name: String, reader: R) -> Self {
-        Self {
-            name,
-            lines: Lines::new(reader),
-            current: None,
-            ahead: None,
-            last: None,
-            damaged: 0,
-            damaged_end: None,
-        }
-    }
-
-    /// Goes one line on.
-    fn advance(&mut self) -> Result<Option<Obstacle>, MergeError> {
-        loop {
-            self.current = self.ahead.take();
-            self.read_ahead()?;
-            let Some(current) = &self.current else {
-                return Ok(None);
-            };
-            let last = self.last;
-            match &self.ahead {
-                // A line cut within its number has the next one's digits behind its own: it is too high alone.
-                Some(ahead)
-                    if ahead.number < current.number
-                        && last.is_none_or(|last| last < ahead.number) =>
-                {
-                    self.damaged = self.damaged.saturating_add(1);
-                }
-                Some(ahead) if ahead.number < current.number => {
-                    return Ok(Some(Obstacle::Disorder {
-                        file: self.name.clone(),
-                        number: ahead.number,
-                        after: current.number,
-                    }));
-                }
-                Some(_) | None => {
-                    self.last = Some(current.number);
-                    return Ok(None);
-                }
-            }
-        }
-    }
-
-    /// Whether other files have the changes of a damaged line at the end of this one.
-    fn is_covered(&self, damage: Damage, next: u64) -> bool {
-        let is_below = |number: u64| number < next;
-        let follows = self.last.map(|last| last.saturating_add(1));
-        (damage.number.is_some() || follows.is_some())
-            && damage.number.is_none_or(is_below)
-            && follows.is_none_or(is_below)
-    }
-
-    fn read_ahead(&mut self) -> Result<(), MergeError> {
-        loop {
-            let piece = self.lines.next_piece().map_err(|source| MergeError::Read {
-                file: self.name.clone(),
-                source,
-            })?;
-            match piece {
-                Some(Piece::Line(line)) => {
-                    self.damaged_end = None;
-                    self.ahead = Some(Change {
-                        number: line.number,
-                        text: line.text.to_vec(),
-                    });
-                    return Ok(());
-                }
-                Some(Piece::Damaged(damage)) => {
-                    self.damaged = self.damaged.saturating_add(1);
-                    self.damaged_end = Some(damage);
-                }
-                Some(Piece::Partial(_)) | None => return Ok(()),
-            }
-        }
     }
 }
 
