@@ -10,6 +10,7 @@ mod read;
 mod section;
 mod unknown;
 mod values;
+mod watchdog;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -22,6 +23,7 @@ pub use self::cluster::{Cluster, ClusterMember};
 pub use self::moosefs::{MooseFs, ServiceConfig};
 pub use self::section::Problem;
 use self::section::Problems;
+pub use self::watchdog::Watchdog;
 
 /// A configuration is a page of text; anything larger is a wrong file.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -98,6 +100,8 @@ pub struct Config {
     pub xdp: Xdp,
     /// `[scheduling]`
     pub scheduling: Scheduling,
+    /// `[watchdog]`; `None`: there is none.
+    pub watchdog: Option<Watchdog>,
     /// `[moosefs]`; `None` for a plain CARP daemon.
     pub moosefs: Option<MooseFs>,
 }

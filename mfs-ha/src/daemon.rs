@@ -27,7 +27,7 @@ use self::base::{Base, ClusterTasks};
 pub use self::base::{ClusterStart, ClusterStartError};
 use self::end::{Logger, forward_logs, until_end};
 pub use self::witness::{WitnessDaemon, WitnessError};
-use crate::bpf::{self, AttachError, Attachments, BpfError, LeaseMap};
+use crate::bpf::{self, AttachError, Attachments, BpfError, FenceMap, LeaseMap};
 use crate::cluster::path::PathKeeper;
 use crate::config::{Config, Configuration};
 use crate::control::ControlSocket;
@@ -48,6 +48,7 @@ use crate::promotion::{
 use crate::signals::Signals;
 use crate::state::StateDir;
 use crate::supervisor::{self, LinkViews, Supervisor};
+use crate::watchdog::{self, CharDevice, DeviceError, Keeper, Pulse, WatchdogTask};
 use crate::{clock, cluster};
 
 /// Why there is nothing to stand on.
@@ -68,6 +69,9 @@ pub enum GroundError {
     /// The metadata or the programs that work on it cannot be used.
     #[error("the metadata of this node cannot be served")]
     Metadata(#[source] anyhow::Error),
+    /// There has to be a watchdog.
+    #[error("`watchdog.required` is true and the watchdog cannot be used")]
+    Watchdog(#[source] DeviceError),
     /// The VIP of an earlier life cannot be removed.
     #[error("cannot remove the VIP that an earlier life left")]
     StaleVip(#[source] VipError),
@@ -131,6 +135,7 @@ pub struct Ground {
     link: watch::Receiver<LinkState>,
     supervisor: Supervisor,
     metadata: Option<(Metadata, Services)>,
+    watchdog: Option<Keeper<CharDevice>>,
 }
 
 impl Ground {
@@ -151,6 +156,7 @@ impl Ground {
             state,
             metadata,
         } = cleared;
+        let watchdog = prepare_watchdog(&config).map_err(GroundError::Watchdog)?;
         let configuration = Arc::new(Configuration::Candidate(Config::clone(&config)));
         let mut base = Base::load(&configuration, &config.carp.peers, cluster.as_ref())?;
         let filter = base.take_filter()?;
@@ -176,7 +182,38 @@ impl Ground {
             link,
             supervisor,
             metadata,
+            watchdog,
         })
+    }
+}
+
+/// Disarms what an earlier life left armed: nothing of it serves any more.
+fn prepare_watchdog(config: &Config) -> Result<Option<Keeper<CharDevice>>, DeviceError> {
+    let Some(watchdog) = &config.watchdog else {
+        return Ok(None);
+    };
+    Keeper::prepare(CharDevice::new(&watchdog.device), watchdog, clock::now()).map(Some)
+}
+
+fn start_watchdog(
+    config: &Config,
+    keeper: Option<Keeper<CharDevice>>,
+) -> anyhow::Result<(Option<WatchdogTask>, Option<Pulse>)> {
+    let started = keeper.map(|keeper| watchdog::spawn(keeper, config.scheduling.realtime));
+    Ok(started.transpose()?.unzip())
+}
+
+/// Leaves it armed where something of what was served may be left.
+async fn finish_watchdog(watchdog: Option<WatchdogTask>, is_clean: bool) {
+    if let Some(watchdog) = watchdog {
+        watchdog.finish(is_clean).await;
+    }
+}
+
+fn gate_inspector(fence: FenceMap, attachments: &Attachments) -> GateInspector {
+    GateInspector {
+        fence: Arc::new(fence),
+        views: attachments.gate_views(),
     }
 }
 
@@ -243,6 +280,7 @@ pub struct Daemon {
     control: ControlSocket,
     logger: Logger,
     signals: Signals,
+    watchdog: Option<WatchdogTask>,
     /// In carp mode nobody writes to it, and nobody else may sign with the number of this life.
     _state: Option<StateDir>,
 }
@@ -298,6 +336,7 @@ impl Daemon {
             &base.facts,
             ground.supervisor.views(),
         );
+        let (watchdog, pulse) = start_watchdog(&config, ground.watchdog)?;
         let heartbeat = Parts {
             node,
             records: base.records,
@@ -308,6 +347,7 @@ impl Daemon {
                 quorum: cluster.0,
                 signer: cluster.1,
                 gate: ground.gate,
+                watchdog: pulse,
             },
         };
         let heartbeat = heartbeat::start(heartbeat, config.scheduling.realtime).await?;
@@ -318,10 +358,8 @@ impl Daemon {
             stats: base.stats,
             service: Some(parts.inspector),
             cluster: inspector,
-            gate: Some(GateInspector {
-                fence: Arc::new(base.fence),
-                views: base.attachments.gate_views(),
-            }),
+            gate: Some(gate_inspector(base.fence, &base.attachments)),
+            watchdog: watchdog.as_ref().map(WatchdogTask::views),
             is_realtime: heartbeat.is_realtime,
         };
         Ok(Self {
@@ -338,6 +376,7 @@ impl Daemon {
             control,
             logger: base.logger,
             signals,
+            watchdog,
             _state: state,
         })
     }
@@ -361,6 +400,7 @@ impl Daemon {
             control,
             logger,
             signals,
+            watchdog,
             _state,
         } = self;
         let ServiceTasks {
@@ -402,7 +442,9 @@ impl Daemon {
         let master = metadata.as_ref().map(|(_, master)| master);
         let (is_master_gone, is_vip_gone) =
             tokio::join!(stop_left_master(master), remove_left_vip(&config));
-        if !(is_master_gone && is_vip_gone) {
+        let is_clean = is_master_gone && is_vip_gone;
+        finish_watchdog(watchdog, is_clean).await;
+        if !is_clean {
             tracing::error!("the gate stays, closed, because something may be left behind");
             attachments.leave().await;
         }

@@ -47,6 +47,7 @@ use crate::promotion::Served;
 use crate::readiness;
 use crate::recorder::{Recorder, Recording};
 use crate::transmit::Transmitter;
+use crate::watchdog::Pulse;
 
 /// Facts that may wait for the heartbeat thread. Senders outside wait for room; nothing inside does.
 pub const FACTS_MAX: usize = 64;
@@ -189,13 +190,19 @@ impl Driver {
             }
             self.drain_facts();
             self.tick();
+            if let Some(watchdog) = &self.outputs.watchdog {
+                watchdog.beat(clock::now());
+            }
         }
         Ok(())
     }
 
     /// Waits for something to do. Cancel-safe in all branches: a fact is returned, readiness is level.
     async fn wait(&mut self) -> anyhow::Result<Option<Fact>> {
-        self.timer.arm(self.node.poll_timeout().map(|(at, _)| at))?;
+        let deadline = self.node.poll_timeout().map(|(at, _)| at);
+        // A tick that comes early is harmless.
+        let sign = self.outputs.watchdog.as_ref().and_then(Pulse::due);
+        self.timer.arm(deadline.into_iter().chain(sign).min())?;
         tokio::select! {
             biased;
             fired = self.timer.fired() => fired.map(|()| None),
@@ -478,6 +485,11 @@ impl Driver {
         // Before anything else: a late renewal costs service, and a late close costs files.
         if let Some(gate) = &mut self.outputs.gate {
             gate.follow(self.node.gate(), now);
+        }
+        // Before the VIP is asked for.
+        if let Some(watchdog) = &self.outputs.watchdog {
+            let status = self.node.status();
+            watchdog.follow(status.state, status.phase, now);
         }
         self.recorder.note(now, event, actions);
         actions

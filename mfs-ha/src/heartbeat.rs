@@ -55,7 +55,7 @@ pub async fn start(parts: Parts, wants_realtime: bool) -> anyhow::Result<Heartbe
     thread::Builder::new()
         .name("heartbeat".to_owned())
         .spawn(move || {
-            let is_realtime = wants_realtime && become_realtime();
+            let is_realtime = wants_realtime && is_made_realtime();
             // The starter may be gone; then nobody reads either of them.
             tell_scheduled.send(is_realtime).ok();
             tell_ended.send(beat(parts)).ok();
@@ -92,15 +92,20 @@ fn lock_memory() {
     }
 }
 
-fn become_realtime() -> bool {
+/// Gives the calling thread the scheduling of the heartbeat thread.
+///
+/// # Errors
+/// What the system said.
+pub(crate) fn become_realtime() -> Result<(), String> {
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-    let priority = ThreadPriorityValue::try_from(PRIORITY);
-    let result = priority.and_then(|priority| {
-        let priority = ThreadPriority::Crossplatform(priority);
-        set_thread_priority_and_policy(thread_native_id(), priority, policy)
-            .map_err(|error| format!("{error:?}"))
-    });
-    match result {
+    let priority = ThreadPriorityValue::try_from(PRIORITY)?;
+    let priority = ThreadPriority::Crossplatform(priority);
+    set_thread_priority_and_policy(thread_native_id(), priority, policy)
+        .map_err(|error| format!("{error:?}"))
+}
+
+fn is_made_realtime() -> bool {
+    match become_realtime() {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(error, "no real-time scheduling: load may delay adverts");

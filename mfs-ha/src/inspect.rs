@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::bpf::{FenceMap, GateView, MismatchMap, Mode, PeerMap, StatsMap};
+use crate::clock;
 use crate::cluster::path::PathViews;
 use crate::config::{Config, Configuration};
 use crate::control::{Answer, Request};
@@ -18,11 +19,13 @@ use crate::state::StateViews;
 use crate::status::cluster::{ClusterStatus, Sources};
 use crate::status::gate::GateStatus;
 use crate::status::promotion::PromotionStatus;
+use crate::status::watchdog::WatchdogStatus;
 use crate::status::{
     AdvertStatus, PeerStatus, Status, VipStatus, XdpStatus, age_ms, demotions, millis,
     next_timeout, transitions,
 };
 use crate::supervisor::LinkViews;
+use crate::watchdog::WatchdogViews;
 
 /// The heartbeat thread answers between two adverts.
 const VIEW_LIMIT: Duration = Duration::from_secs(1);
@@ -44,6 +47,8 @@ pub struct Inspector {
     pub cluster: Option<ClusterInspector>,
     /// What a candidate has of the gate.
     pub gate: Option<GateInspector>,
+    /// The watchdog; `None` without one.
+    pub watchdog: Option<WatchdogViews>,
     /// Whether the heartbeat thread runs with real-time priority.
     pub is_realtime: bool,
 }
@@ -182,6 +187,7 @@ impl Inspector {
                 .zip(service)
                 .map(|(config, service)| service.vip(config)),
             gate: self.gate(&view)?,
+            watchdog: config.and_then(|config| self.watchdog(config)),
             xdp: XdpStatus {
                 mode: link.mode.map_or("none", Mode::name).to_owned(),
                 fallback_reason: link.fallback_reason,
@@ -234,6 +240,16 @@ impl Inspector {
         let attached = inspector.views.borrow().clone();
         let fence = inspector.fence.read()?;
         Ok(Some(GateStatus::new(&told, &attached, fence, view.at)))
+    }
+
+    fn watchdog(&self, config: &Config) -> Option<WatchdogStatus> {
+        let (watchdog, views) = config.watchdog.as_ref().zip(self.watchdog.as_ref())?;
+        // Its thread may have pinged since the heartbeat thread answered.
+        Some(WatchdogStatus::new(
+            &watchdog.device,
+            &views.get(),
+            clock::now(),
+        ))
     }
 
     fn peers(&self, view: &View) -> anyhow::Result<Vec<PeerStatus>> {

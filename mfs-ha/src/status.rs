@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod gate;
 pub mod promotion;
+pub mod watchdog;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use self::cluster::ClusterStatus;
 use self::gate::GateStatus;
 use self::promotion::PromotionStatus;
+use self::watchdog::WatchdogStatus;
 use crate::driver::View;
 use crate::hooks;
 
@@ -68,6 +70,8 @@ pub struct Status {
     pub vip: Option<VipStatus>,
     /// What keeps this node from serving when its lease is over; absent on a witness.
     pub gate: Option<GateStatus>,
+    /// What resets the machine when nobody watches over what it serves; absent where none is configured.
+    pub watchdog: Option<WatchdogStatus>,
     /// The XDP program.
     pub xdp: XdpStatus,
     /// Frames by verdict and reason since the daemon started.
@@ -254,6 +258,9 @@ impl fmt::Display for Status {
         self.write_network(f)?;
         if let Some(gate) = &self.gate {
             gate.fmt(f)?;
+        }
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.fmt(f)?;
         }
         if let Some(cluster) = &self.cluster {
             cluster.fmt(f)?;

@@ -7,6 +7,7 @@ mod files;
 mod host;
 mod moosefs;
 mod network;
+mod watchdog;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -195,6 +196,7 @@ pub async fn examine(path: &Path, system: &System, probes: &Probes) -> Report {
     if let Configuration::Candidate(config) = &config {
         moosefs::examine(config, is_running, &mut report);
         network::examine(config, probes, is_running, &mut report).await;
+        watchdog::examine(config, holder, &mut report);
     }
     if let Some(cluster) = config.cluster() {
         cluster::examine(cluster, &config, probes, is_running, &mut report).await;

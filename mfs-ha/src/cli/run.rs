@@ -18,6 +18,7 @@ use crate::lock::{InstanceLock, LockError};
 use crate::privileges;
 use crate::secret;
 use crate::state::StateError;
+use crate::watchdog::DeviceError;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -146,13 +147,18 @@ fn refused_ground(error: GroundError) -> Failure {
     }
     let exit = match &error {
         GroundError::Interface(_) | GroundError::Bpf(BpfError::NoBpffs { .. }) => Exit::Usage,
-        GroundError::Attach(AttachError::Occupied { .. }) => Exit::InUse,
+        GroundError::Attach(AttachError::Occupied { .. })
+        | GroundError::Watchdog(DeviceError::Busy { .. }) => Exit::InUse,
+        GroundError::Watchdog(DeviceError::Missing { .. } | DeviceError::NoWatchdog { .. }) => {
+            Exit::Usage
+        }
         GroundError::Metadata(error) => error
             .downcast_ref::<LockError>()
             .map_or(Exit::Failure, lock_exit),
         GroundError::Attach(_)
         | GroundError::Bpf(_)
         | GroundError::Netlink(_)
+        | GroundError::Watchdog(_)
         | GroundError::StaleVip(_) => Exit::Failure,
     };
     Failure {

@@ -150,6 +150,7 @@ fn a_witness_with_something_to_serve_is_refused() {
     for (text, key) in [
         (format!("{cluster}[moosefs]\n"), "moosefs"),
         (format!("{cluster}[hooks]\n"), "hooks"),
+        (format!("{cluster}[watchdog]\n"), "watchdog"),
         (format!("{cluster}[carp]\nvhid = 1\n"), "carp"),
         (format!("interface = \"eth0\"\n{cluster}"), "interface"),
         (format!("vip = \"10.0.0.100/24\"\n{cluster}"), "vip"),

@@ -13,7 +13,7 @@ use super::values::{
 };
 use super::{
     Carp, Config, Configuration, Hooks, Mode, PEERS_MAX, RepeatedCounter, Scheduling,
-    TrailingBytes, Vip, Witness, Xdp, XdpMode, cluster, moosefs, socket_path,
+    TrailingBytes, Vip, Witness, Xdp, XdpMode, cluster, moosefs, socket_path, watchdog,
 };
 
 /// `sun_path` of a unix socket holds 108 bytes with its final NUL.
@@ -23,7 +23,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const XPARAM_BYTES_MAX: usize = 4096;
 
 /// What a witness has no use for, and why.
-const FOR_CANDIDATES: [(&str, &str); 8] = [
+const FOR_CANDIDATES: [(&str, &str); 9] = [
     (
         "interface",
         "it has no VIP, and finds its interfaces by its addresses",
@@ -34,6 +34,7 @@ const FOR_CANDIDATES: [(&str, &str); 8] = [
     ("gate", "it has no VIP to guard"),
     ("carp", "it sends no adverts"),
     ("hooks", "its state never changes"),
+    ("watchdog", "it serves nothing that a reset would end"),
     ("moosefs", "it votes and never serves metadata"),
 ];
 
@@ -174,6 +175,7 @@ fn candidate(
     });
     let (carp, peers) = read_carp(&mut root, problems);
     let hooks = read_hooks(&mut root);
+    let watchdog = watchdog::read(&mut root, explain_unknown);
     let moosefs = moosefs::read(&mut root, problems, explain_unknown);
     root.finish(explain_unknown);
 
@@ -199,6 +201,7 @@ fn candidate(
         hooks,
         xdp: common.xdp,
         scheduling: common.scheduling,
+        watchdog,
         moosefs,
     })
 }

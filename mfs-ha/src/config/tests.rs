@@ -122,6 +122,7 @@ fn the_minimal_configuration_has_the_documented_defaults() {
                 mode: XdpMode::Auto
             },
             scheduling: Scheduling { realtime: true },
+            watchdog: None,
             moosefs: None,
         }
     );
@@ -161,6 +162,10 @@ timeout_ms = 100
 mode = "generic"
 [scheduling]
 realtime = false
+[watchdog]
+device = "/dev/watchdog1"
+timeout_s = 600
+required = true
 [moosefs]
 master_config = "/etc/m.cfg"
 metalogger_config = "/etc/l.cfg"
@@ -222,6 +227,11 @@ fn every_key_is_read() {
                 mode: XdpMode::Generic
             },
             scheduling: Scheduling { realtime: false },
+            watchdog: Some(Watchdog {
+                device: "/dev/watchdog1".into(),
+                timeout: Duration::from_secs(600),
+                required: true,
+            }),
             moosefs: Some(MooseFs {
                 master_config: "/etc/m.cfg".into(),
                 metalogger_config: "/etc/l.cfg".into(),
@@ -487,6 +497,38 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "scheduling.realtime = \"fifo\"",
         &["`scheduling.realtime` is \"fifo\"", "true or false"],
+    ),
+    (
+        "watchdog = \"/dev/watchdog\"",
+        &["`watchdog` is \"/dev/watchdog\"", "written as [watchdog]"],
+    ),
+    (
+        "watchdog.timeout_s = 10",
+        &["`watchdog.device` is missing", "\"/dev/watchdog\""],
+    ),
+    (
+        "watchdog.device = \"watchdog0\"",
+        &["`watchdog.device` is \"watchdog0\"", "path of a watchdog"],
+    ),
+    (
+        "watchdog.device = \"/dev/watchdog\"\nwatchdog.timeout_s = 0",
+        &["`watchdog.timeout_s` is 0", "seconds from 1 to 600"],
+    ),
+    (
+        "watchdog.device = \"/dev/watchdog\"\nwatchdog.timeout_s = 601",
+        &["`watchdog.timeout_s` is 601", "seconds from 1 to 600"],
+    ),
+    (
+        "watchdog.device = \"/dev/watchdog\"\nwatchdog.timeout_s = 0.5",
+        &["`watchdog.timeout_s` is 0.5", "seconds from 1 to 600"],
+    ),
+    (
+        "watchdog.device = \"/dev/watchdog\"\nwatchdog.required = \"automatic\"",
+        &["`watchdog.required` is \"automatic\"", "true or false"],
+    ),
+    (
+        "watchdog.device = \"/dev/watchdog\"\nwatchdog.timeout = 5",
+        &["unknown key `watchdog.timeout`", "`watchdog.timeout_s`"],
     ),
     (
         "interfaces = \"eth0\"",
@@ -824,6 +866,8 @@ fn the_packaged_example_shows_every_key_with_its_default() {
     assert_eq!(config.instance, defaults.instance);
     assert_eq!(config.xdp, defaults.xdp);
     assert_eq!(config.scheduling, defaults.scheduling);
+    let device_alone = parse(&with("watchdog.device = \"/dev/watchdog\"")).unwrap();
+    assert_eq!(config.watchdog, device_alone.watchdog);
     let moosefs = MooseFs {
         services: Vec::new(),
         ..config.moosefs.unwrap()

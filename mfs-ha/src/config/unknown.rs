@@ -1,9 +1,9 @@
 //! Which keys there are, and what the writer of another one may have meant.
 
-use super::{cluster, moosefs};
+use super::{cluster, moosefs, watchdog};
 
 /// Every table and its keys, as the messages about unknown keys list them.
-pub(super) const KEYS: [(&str, &[&str]); 9] = [
+pub(super) const KEYS: [(&str, &[&str]); 10] = [
     (
         "",
         &[
@@ -19,6 +19,7 @@ pub(super) const KEYS: [(&str, &[&str]); 9] = [
             "hooks",
             "xdp",
             "scheduling",
+            "watchdog",
             "moosefs",
         ],
     ),
@@ -46,6 +47,7 @@ pub(super) const KEYS: [(&str, &[&str]); 9] = [
     ("hooks", &["up", "down", "xparam", "timeout_ms"]),
     ("xdp", &["mode"]),
     ("scheduling", &["realtime"]),
+    ("watchdog", watchdog::KEYS),
     ("moosefs", moosefs::KEYS),
     ("moosefs.services", moosefs::SERVICE_KEYS),
 ];

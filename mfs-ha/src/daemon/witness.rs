@@ -75,6 +75,7 @@ impl WitnessDaemon {
                 quorum: tasks.quorum,
                 signer: None,
                 gate: None,
+                watchdog: None,
             },
         };
         let heartbeat = heartbeat::start(parts, witness.scheduling.realtime).await?;
@@ -86,6 +87,7 @@ impl WitnessDaemon {
             service: None,
             cluster: tasks.inspector,
             gate: None,
+            watchdog: None,
             is_realtime: heartbeat.is_realtime,
         };
         Ok(Self {

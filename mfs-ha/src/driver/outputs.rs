@@ -12,6 +12,7 @@ use crate::cluster::rounds::{Rounds, Signer};
 use crate::gate::GateWriter;
 use crate::netlink::vip::Wanted;
 use crate::promotion::{Order, Orders, Wish};
+use crate::watchdog::Pulse;
 
 /// Where decisions go. Sending never waits.
 pub struct Outputs {
@@ -23,6 +24,8 @@ pub struct Outputs {
     pub signer: Option<Signer>,
     /// Tells the gate until when this node may serve; `None` without one.
     pub gate: Option<GateWriter>,
+    /// Gives signs of life to the watchdog; `None` without one.
+    pub watchdog: Option<Pulse>,
 }
 
 /// Where a candidate's decisions go.

@@ -10,6 +10,7 @@ const UNSAFE_MAX: &[(&str, usize, &str)] = &[
     ("mfs-ha-ebpf/src/load.rs", 2, "loads from the frame after the bounds check, and by the helper for socket buffers"),
     ("mfs-ha-ebpf/src/maps.rs", 5, "map values; section and symbol of the licence"),
     ("mfs-ha/src/bpf/plain.rs", 1, "hands plain records to the BPF library"),
+    ("mfs-ha/src/watchdog/settimeout.rs", 1, "the timeout of a watchdog, a request that no library has"),
     ("mfs-ha/src/packet.rs", 2, "socket options that the system call library lacks"),
 ];
 
