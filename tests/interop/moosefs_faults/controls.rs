@@ -75,7 +75,8 @@ impl Bench {
         let topology = self.cluster.arena().topology();
         let host = topology.host(CLIENT).unwrap();
         let place = topology.directory().join(format!("mount-{}", self.mounts));
-        Mount::start(host, &place, &place.with_extension("log"), false).unwrap()
+        let log = place.with_extension("log");
+        Mount::start(&host.namespace, &place, &log, false).unwrap()
     }
 
     /// Makes empty files: one change each, and no chunkserver is needed.
@@ -97,7 +98,7 @@ impl Bench {
         let host = self.cluster.arena().topology().host(CLIENT).unwrap();
         let output = mount.point().with_extension("out");
         let mut shell = mount
-            .launch(host, "a script", &output, "sh")
+            .launch(&host.namespace, "a script", &output, "sh")
             .args(["-c", script])
             .args([mount.point()])
             .spawn()

@@ -262,6 +262,7 @@ fn recipe(fault: Fault, figure_key: &str) -> &'static str {
         ],
         Fault::DaemonKill
         | Fault::DaemonFreeze
+        | Fault::NodeFreeze
         | Fault::Partition
         | Fault::Split
         | Fault::Mute

@@ -57,7 +57,8 @@ pub(super) fn build(topology: &Topology, mode: Mode) -> Result<i32> {
     }
     let host = topology.host(CLIENT)?;
     let log = topology.directory().join("cl.mfsmount.log");
-    let mut mount = Mount::start(host, &mount_point(topology.directory()), &log, true)?;
+    let point = mount_point(topology.directory());
+    let mut mount = Mount::start(&host.namespace, &point, &log, true)?;
     Ok(mount.process().pid().as_raw())
 }
 

@@ -2,6 +2,7 @@
 
 pub mod address_log;
 pub mod analysis;
+pub mod connects;
 pub mod cost;
 pub mod ports;
 pub mod prober;

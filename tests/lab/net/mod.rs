@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod flood;
+pub mod neighbours;
 pub mod netns;
 pub mod packet;
 pub mod topology;

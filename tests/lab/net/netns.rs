@@ -185,6 +185,25 @@ impl Namespace {
         )
     }
 
+    /// Stops every process inside as by SIGSTOP, and returns when all stand still.
+    ///
+    /// # Errors
+    /// When one goes on.
+    pub fn freeze(&self) -> Result<()> {
+        freeze(&self.pids()?)
+    }
+
+    /// Lets every process inside go on after [`Self::freeze`].
+    ///
+    /// # Errors
+    /// When one cannot be told.
+    pub fn thaw(&self) -> Result<()> {
+        for pid in self.pids()? {
+            kill(pid, Signal::SIGCONT).with_context(|| format!("let process {pid} go on"))?;
+        }
+        Ok(())
+    }
+
     /// Kills what runs inside and removes the namespace with all its links. Absence is success.
     ///
     /// # Errors
@@ -203,6 +222,36 @@ impl Namespace {
         }
         Ok(())
     }
+}
+
+/// Stops processes as by SIGSTOP, and returns when all their threads stand still: a signal that was sent is not yet
+/// obeyed on another processor.
+///
+/// # Errors
+/// When one goes on.
+pub fn freeze(pids: &[Pid]) -> Result<()> {
+    for pid in pids {
+        // It may have ended by itself meanwhile.
+        kill(*pid, Signal::SIGSTOP).ok();
+    }
+    for pid in pids {
+        let what = format!("process {pid} to stand still");
+        wait_until(&what, Duration::from_secs(10), || {
+            Ok(is_frozen(*pid).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+fn is_frozen(pid: Pid) -> bool {
+    let tasks = format!("/proc/{pid}/task");
+    let threads = entries(Path::new(&tasks)).unwrap_or_default();
+    let is_stopped = |thread: &String| {
+        // What has ended goes on no more either.
+        let stat = fs::read_to_string(format!("{tasks}/{thread}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") T ") || stat.contains(") Z ")
+    };
+    threads.iter().all(is_stopped)
 }
 
 /// All processes but this one whose folder in /proc satisfies `matches`.

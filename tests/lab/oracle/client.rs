@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use super::audit::Audit;
 use super::history::History;
 use super::record::{Record, monotonic_ns};
-use crate::net::topology::{Host, Topology};
+use crate::net::netns::Namespace;
+use crate::net::topology::Topology;
 use crate::requirements::lab_binary;
 use crate::software::moosefs::CLIENT;
 use crate::software::moosefs::mount::Mount;
@@ -47,7 +48,7 @@ pub struct Client {
     // The mount goes first: it frees a worker that hangs in a call.
     mount: Mount,
     workers: Supervised,
-    host: Host,
+    namespace: Namespace,
     home: PathBuf,
     log: PathBuf,
     consumed: u64,
@@ -62,21 +63,30 @@ impl Client {
     /// # Errors
     /// When the master does not answer or the lab program is not built.
     pub fn start(topology: &Topology, options: ClientOptions) -> Result<Self> {
-        let host = topology.host(CLIENT)?.clone();
         let home = topology.directory().join(CLIENT);
+        Self::start_in(&topology.host(CLIENT)?.namespace, &home, options)
+    }
+
+    /// Mounts the file system inside `namespace` and starts workers there, with all their files in `home`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_in(namespace: &Namespace, home: &Path, options: ClientOptions) -> Result<Self> {
+        let (namespace, home) = (namespace.clone(), home.to_owned());
         fs::create_dir_all(&home).with_context(|| format!("make {}", home.display()))?;
-        let mount = Mount::start(&host, &home.join("mnt"), &home.join("mfsmount.log"), false)?;
+        let (point, log) = (home.join("mnt"), home.join("mfsmount.log"));
+        let mount = Mount::start(&namespace, &point, &log, false)?;
         let log = home.join("operations.jsonl");
         File::create(&log).with_context(|| format!("make {}", log.display()))?;
         let directory = mount.point().join(DIRECTORY);
         mount
-            .launch(&host, "mkdir", &home.join("workers.log"), "mkdir")
+            .launch(&namespace, "mkdir", &home.join("workers.log"), "mkdir")
             .args([Path::new("-p"), &directory])
             .spawn()?
             .wait(AUDIT_LIMIT)?;
         let workers = mount
             .launch(
-                &host,
+                &namespace,
                 "the workers",
                 &home.join("workers.log"),
                 lab_binary()?,
@@ -92,7 +102,7 @@ impl Client {
         Ok(Self {
             mount,
             workers,
-            host,
+            namespace,
             home,
             log,
             consumed: 0,
@@ -158,7 +168,7 @@ impl Client {
         let through_old = self.inspect(&self.mount, "old", skip)?;
         let point = self.home.join(format!("mnt-{}", self.audits));
         let log = self.home.join(format!("mfsmount-{}.log", self.audits));
-        let fresh = Mount::start(&self.host, &point, &log, false)?;
+        let fresh = Mount::start(&self.namespace, &point, &log, false)?;
         let through_fresh = self.inspect(&fresh, "fresh", skip)?;
         ensure!(
             through_fresh.acked >= through_old.acked,
@@ -180,7 +190,7 @@ impl Client {
         let mut command = self
             .mount
             .launch(
-                &self.host,
+                &self.namespace,
                 &program,
                 &self.home.join("commands.log"),
                 &program,
@@ -210,7 +220,7 @@ impl Client {
     fn inspect(&self, mount: &Mount, what: &str, skip: usize) -> Result<Audit> {
         let result = self.home.join(format!("audit-{}-{what}.json", self.audits));
         let mut process = mount
-            .launch(&self.host, "the audit", &result, lab_binary()?)
+            .launch(&self.namespace, "the audit", &result, lab_binary()?)
             .args(["oracle", "audit", "--directory"])
             .args([mount.point().join(DIRECTORY)])
             .args(["--log"])

@@ -12,6 +12,7 @@ use super::history::{History, Resumption, Trouble};
 use super::record::Role;
 use super::report::{Report, steps_of};
 use crate::judge::ports::PortAnswer;
+use crate::net::netns::freeze;
 use crate::scenario::Arena;
 use crate::software::mfsha::MfsHa;
 use crate::software::moosefs::cluster::{Cluster, CutOff, SETTLE};
@@ -39,6 +40,9 @@ pub enum Fault {
     DaemonKill,
     /// mfs-ha alone is stopped as by SIGSTOP, until the client went on.
     DaemonFreeze,
+    /// Every process of the node is stopped as by SIGSTOP, mfs-ha and mfsmaster among them.
+    #[value(skip)]
+    NodeFreeze,
     /// mfs-ha is asked to end.
     Graceful,
     /// The node is cut off from everybody, though its link stays up.
@@ -62,6 +66,7 @@ impl Fault {
             Self::MasterCrash => "master-crash",
             Self::DaemonKill => "daemon-kill",
             Self::DaemonFreeze => "daemon-freeze",
+            Self::NodeFreeze => "node-freeze",
             Self::Graceful => "graceful",
             Self::Partition => "partition",
             Self::Split => "split",
@@ -162,27 +167,41 @@ pub fn strike(
     patience: Patience,
     news: &mut News<'_>,
 ) -> Result<(Report, Strike)> {
-    let node = cluster.wait_serving(SETTLE)?;
-    cluster.client()?.wait_acked(WARM_UP, SETTLE)?;
-    let mark = Mark::now()?;
-    inflict(cluster, fault, node)?;
-    let strike = Strike {
-        node,
-        mark,
-        done: Instant::now(),
-    };
-    news(Duration::ZERO, &format!("{} on n{node}", fault.name()));
+    let strike = inflict(cluster, fault)?;
+    let what = format!("{} on n{}", fault.name(), strike.node);
+    news(Duration::ZERO, &what);
     let report = observe(cluster, fault, strike, patience, news)?;
     Ok((report, strike))
 }
 
-fn inflict(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
+/// Breaks the serving node under a client that is at work.
+///
+/// # Errors
+/// When nobody serves to begin with, or the fault cannot be made.
+pub fn inflict(cluster: &mut Cluster, fault: Fault) -> Result<Strike> {
+    let node = cluster.wait_serving(SETTLE)?;
+    cluster.client()?.wait_acked(WARM_UP, SETTLE)?;
+    let mark = Mark::now()?;
+    inflict_on(cluster, fault, node)?;
+    Ok(Strike {
+        node,
+        mark,
+        done: Instant::now(),
+    })
+}
+
+fn inflict_on(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
     match fault {
         Fault::NodeDeath => cluster.kill_node(node, false),
         Fault::NodeDeathLinkLast => cluster.kill_node(node, true),
         Fault::MasterCrash => kill_master(cluster.node(node)?, cluster.files(node)?),
-        Fault::DaemonKill => cluster.daemon(node)?.process().signal(Signal::SIGKILL),
-        Fault::DaemonFreeze => cluster.daemon(node)?.process().signal(Signal::SIGSTOP),
+        Fault::DaemonKill => {
+            let daemon = cluster.daemon(node)?.process();
+            daemon.signal(Signal::SIGKILL)?;
+            daemon.wait(SETTLE).map(drop)
+        }
+        Fault::DaemonFreeze => freeze(&[cluster.daemon(node)?.process().pid()]),
+        Fault::NodeFreeze => cluster.node(node)?.namespace.freeze(),
         Fault::Graceful => cluster.daemon(node)?.process().signal(Signal::SIGTERM),
         Fault::Partition => cluster.cut_off(node, CutOff::Alone),
         Fault::Split => cluster.cut_off(node, CutOff::Voters),
@@ -407,7 +426,10 @@ fn count_owners(cluster: &mut Cluster, failure: Instant, report: &mut Report) ->
 
 /// Brings the node back as a candidate with its old directories, and waits until all who do not serve could: a
 /// standby that lost its way is found here, not at the next failure.
-fn restore(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
+///
+/// # Errors
+/// When the fault cannot be ended, or a node does not get ready in time.
+pub fn restore(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
     match fault {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => drop(cluster.bring_back(node)?),
         Fault::MasterCrash => {}
@@ -415,6 +437,7 @@ fn restore(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
             cluster.arena().topology().heal()?
         }
         Fault::DaemonFreeze => cluster.daemon(node)?.process().signal(Signal::SIGCONT)?,
+        Fault::NodeFreeze => cluster.node(node)?.namespace.thaw()?,
         Fault::DaemonKill | Fault::Graceful => {
             cluster.daemon(node)?.process().wait(SETTLE)?;
             cluster.start_node(node)?;

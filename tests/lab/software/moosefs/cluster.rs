@@ -13,7 +13,7 @@ use super::{
     CHUNKSERVERS, CLIENT, CLIENT_PORT, Mode, check_installed, chunkserver, open_directory,
 };
 use crate::judge::ports::PortProber;
-use crate::net::topology::{Node, Topology, Traffic};
+use crate::net::topology::{Node, Shape, Topology, Traffic};
 use crate::oracle::client::{Client, ClientOptions};
 use crate::scenario::Arena;
 use crate::software::mfsha::{
@@ -64,8 +64,16 @@ impl Cluster {
     /// # Errors
     /// When the machine lacks something or a part cannot be made.
     pub fn new(mode: Mode) -> Result<Self> {
+        Self::on(mode, mode.shape())
+    }
+
+    /// As [`Self::new`], on a segment that has more hosts than the mode needs.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn on(mode: Mode, shape: Shape) -> Result<Self> {
         check_installed()?;
-        let arena = Arena::new(mode.shape())?;
+        let arena = Arena::new(shape)?;
         let topology = arena.topology();
         let files = write_nodes(topology, mode, false)?;
         let chunkservers = start_chunkservers(topology, false)?;

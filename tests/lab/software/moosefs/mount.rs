@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
 
 use crate::VIP;
-use crate::net::topology::Host;
+use crate::net::netns::Namespace;
 use crate::software::process::{Launch, Supervised};
 use crate::wait::wait_until;
 
@@ -25,11 +25,16 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts the file system of the VIP's master on `point`, seen from `host`.
+    /// Mounts the file system of the VIP's master on `point`, seen from `namespace`.
     ///
     /// # Errors
     /// When the directory cannot be made or the master does not take the client in time.
-    pub fn start(host: &Host, point: &Path, log: &Path, outlives_us: bool) -> Result<Self> {
+    pub fn start(
+        namespace: &Namespace,
+        point: &Path,
+        log: &Path,
+        outlives_us: bool,
+    ) -> Result<Self> {
         fs::create_dir_all(point).with_context(|| format!("make {}", point.display()))?;
         let launch = Launch::new("mfsmount", log, "unshare")
             .args(["--mount", "--propagation", "private", "--", "mfsmount"])
@@ -37,7 +42,7 @@ impl Mount {
             .args(["-f", "-H", &VIP.to_string()])
             // What is read shall come from a chunkserver, not from this machine's memory.
             .args(["-o", "mfscachemode=NEVER"])
-            .inside(&host.namespace);
+            .inside(namespace);
         let mut mount = Self {
             process: if outlives_us {
                 launch.outliving_us().spawn()?
@@ -66,7 +71,7 @@ impl Mount {
     /// A process of the client, for which the mount is there.
     pub fn launch<'a>(
         &self,
-        host: &'a Host,
+        namespace: &'a Namespace,
         name: &str,
         log: &Path,
         program: impl AsRef<OsStr>,
@@ -75,7 +80,7 @@ impl Mount {
             .args([format!("--mount=/proc/{}/ns/mnt", self.process.pid())])
             .args(["--"])
             .args([program])
-            .inside(&host.namespace)
+            .inside(namespace)
     }
 }
 
