@@ -13,6 +13,7 @@ mod bench;
 mod build_ebpf;
 mod clippy;
 mod console;
+mod counting;
 mod fuzz;
 mod lab;
 mod packages;
