@@ -12,7 +12,7 @@ use crate::console::{note, seconds};
 use crate::counting::{Tally, run_counting};
 use crate::lab::{DAEMON_VARIABLE, build_release};
 use crate::workspace::{self, Workspace, display};
-use crate::{build_ebpf, clippy, fuzz, setup, tidy};
+use crate::{build_ebpf, clippy, fuzz, setup, tidy, vmtest};
 
 /// Tells the tests to take the large number of cases.
 const LONG_VARIABLE: &str = "MFS_HA_LONG";
@@ -42,6 +42,7 @@ const STAGES: &[Stage] = &[
     ("clippy for BPF", |suite| clippy::bpf(suite.workspace)),
     ("doc", |suite| suite.doc()),
     ("unit and property tests", |suite| suite.unit_tests()),
+    ("kernel 6.1", |suite| suite.kernel_tests()),
     ("simulation", |suite| suite.simulation()),
     ("lab tests", |suite| suite.lab_tests()),
 ];
@@ -82,6 +83,19 @@ pub(crate) fn run(workspace: &Workspace, long: bool) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// `cargo xtask vmtest`: one stage alone, with what it needs.
+///
+/// # Errors
+/// When something is missing, or a test fails.
+pub(crate) fn run_in_virtual_machine(workspace: &Workspace) -> Result<()> {
+    setup::run(workspace)?;
+    build_ebpf::run(workspace, false)?;
+    let outcome = vmtest::run(workspace, &[CASES_VARIABLE])?;
+    let Tally { passed, failed, .. } = outcome.tally;
+    println!("{passed} passed, {failed} failed");
+    outcome.require_success()
 }
 
 fn report(times: &[(&str, Duration, bool)], total: Duration, tally: Tally) -> Result<()> {
@@ -163,6 +177,13 @@ impl Suite<'_> {
         command.env(DAEMON_VARIABLE, daemon);
         command.args(["--package", "mfs-ha-tests", "--", "--test-threads=1"]);
         self.count(command)
+    }
+
+    /// What the kernel decides is asked of the oldest supported one, too.
+    fn kernel_tests(&mut self) -> Result<()> {
+        let outcome = vmtest::run(self.workspace, &self.environment())?;
+        self.tally = self.tally.plus(outcome.tally);
+        outcome.require_success()
     }
 
     fn fuzz(&mut self) -> Result<()> {
