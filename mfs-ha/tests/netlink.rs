@@ -16,10 +16,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use mfs_ha::interface::{AttachMode, LinkState};
+use mfs_ha::netlink::offload::{self, FeatureError};
 use mfs_ha::netlink::vip::{
     NetlinkTarget, Presence, VipApplier, VipReport, Wanted, remove_vip_now,
 };
-use mfs_ha::netlink::{Netlink, Owner, offload, watch};
+use mfs_ha::netlink::{Netlink, Owner, watch};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use tokio::sync::watch::{self as channel, Receiver};
@@ -77,6 +78,7 @@ fn an_interface_is_described() {
         assert_eq!(found.source(VIP), Some(OWN));
 
         ip("link set v1 down");
+        wait_until("no carrier", || !ip_shows("link show dev v0", "state UP")).await;
         let cut = netlink.interface("v0").await.unwrap().unwrap();
         assert!(cut.admin_up && !cut.running, "{cut:?}");
         ip("link set v0 down");
@@ -462,16 +464,33 @@ fn a_vip_with_several_prefixes_is_removed_with_all_of_them() {
 }
 
 #[test]
-fn the_drivers_abilities_are_told() {
+fn what_the_driver_takes_off_is_told() {
     in_namespace(async || {
         assert!(offload::strips_vlan_tags("v0").await.unwrap());
         assert!(!offload::strips_vlan_tags("lo").await.unwrap());
         assert!(offload::strips_vlan_tags("absent0").await.is_err());
+    });
+}
+
+#[test]
+fn what_the_driver_runs_is_told_by_kernels_that_know_it() {
+    in_namespace(async || {
         let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
+        assert!(offload::has_native_xdp(9999).await.is_err());
+        if kernel_version() < (6, 3) {
+            let error = offload::has_native_xdp(index("v0")).await.unwrap_err();
+            assert!(matches!(error, FeatureError::Refused { .. }), "{error}");
+            return;
+        }
         assert!(offload::has_native_xdp(index("v0")).await.unwrap());
         assert!(!offload::has_native_xdp(index("lo")).await.unwrap());
-        assert!(offload::has_native_xdp(9999).await.is_err());
     });
+}
+
+fn kernel_version() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn install_packages(workspace: &Workspace, packages: &[&Package]) -> Result<()> 
     Ok(())
 }
 
-fn apt(workspace: &Workspace) -> std::process::Command {
+pub(crate) fn apt(workspace: &Workspace) -> std::process::Command {
     let mut command = workspace.program("apt-get");
     command
         .env("DEBIAN_FRONTEND", "noninteractive")

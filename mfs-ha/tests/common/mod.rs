@@ -28,6 +28,11 @@ where
         ip("link add v0 type veth peer name v1");
         ip("link set v0 up");
         ip("link set v1 up");
+        // The kernel notices a carrier a moment after there is one.
+        moosefs::wait_until("the cable carries", || {
+            ["v0", "v1"].map(|end| ip_shows(&format!("link show dev {end}"), "state UP"))
+                == [true, true]
+        });
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
