@@ -31,10 +31,15 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mfs-ha", "xdp_verdicts"),
     ("mfs-ha", "netlink"),
     ("mfs-ha", "cluster_path"),
+    ("mfs-ha", "gate"),
+    ("mfs-ha", "watchdog"),
 ];
 
 /// Modules that the tests need; those that these need in turn are found.
-const MODULES: &[&str] = &["veth", "sch_ingress", "cls_bpf"];
+const MODULES: &[&str] = &["veth", "sch_ingress", "cls_bpf", "softdog"];
+
+/// What is said to modules at their loading. The watchdog shall say that it fires, and not do it.
+const PARAMETERS: &[(&str, &str)] = &[("softdog", "soft_noboot=1")];
 
 /// Programs of this machine that the tests start.
 const HOST_PROGRAMS: &[&str] = &["ip"];
@@ -124,7 +129,13 @@ fn fill(
         ..Plan::default()
     };
     for file in kernel.modules(MODULES)? {
-        plan.modules.push(archive.copy_into("modules", &file)?);
+        let place = archive.copy_into("modules", &file)?;
+        let parameters = PARAMETERS.iter().filter(|(name, _)| {
+            let module = file.file_stem().and_then(|stem| stem.to_str());
+            module == Some(*name)
+        });
+        let line = parameters.fold(place, |line, (_, parameter)| format!("{line} {parameter}"));
+        plan.modules.push(line);
     }
     for test in tests {
         let place = archive.copy_into("tests", &test.file)?;

@@ -24,8 +24,9 @@ const METALOGGER: &str = "mfsmetalogger";
 const DRAIN_MAX: Duration = Duration::from_millis(100);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
 
-/// From SIGTERM to SIGKILL. It writes out what it has within 7 ms.
-const TERMINATION_GRACE: Duration = Duration::from_millis(200);
+/// From SIGTERM to SIGKILL. It writes out what it has within 7 ms, on a machine that is overloaded later; what it has
+/// not written when it is killed is lost, and was acknowledged.
+const TERMINATION_GRACE: Duration = Duration::from_millis(700);
 
 /// Somebody who starts it again so often does not stop doing so.
 const TIMES_MAX: u32 = 3;
