@@ -46,8 +46,7 @@ pub(crate) fn classify(ctx: &TcContext, direction: Direction) -> i32 {
         None => TC_ACT_UNSPEC,
         Some(reason) => {
             maps::count_gate(reason);
-            // Two is not among the numbers that a conversion loses.
-            i32::try_from(TC_ACT_SHOT).unwrap_or(2)
+            TC_ACT_SHOT
         }
     }
 }

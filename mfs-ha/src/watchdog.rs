@@ -2,7 +2,7 @@
 //! over it any more.
 //!
 //! The heartbeat thread says at each turn that it lives, and what it does ([`Pulse`]); a thread of its own
-//! pings the device for as long as that is as it should be ([`judge`] decides), so that a driver that is slow
+//! pings the device for as long as that is as it should be ([`judge()`] decides), so that a driver that is slow
 //! delays no advert. The device is open, and thereby armed, from the moment at which this node becomes master
 //! until everything of that is undone. What the node may serve is not decided here, and nobody waits for the
 //! device: it ends what the other fence, the gate, has made harmless before.
