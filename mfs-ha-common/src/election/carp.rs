@@ -268,7 +268,7 @@ impl Election {
             whole => Duration::from_secs(whole.into()),
         };
         let patience = unit.saturating_mul(self.settings.deadratio.get().into());
-        let span = patience.max(interval.saturating_add(LATENESS_MAX));
+        let span = patience.max(interval.saturating_add(interval.min(LATENESS_MAX)));
         (self.state == State::Master).then(|| self.last_send.after(span))
     }
 
