@@ -346,7 +346,12 @@ fn a_successor_finds_the_way_free() {
             let (program, maps) = loaded.unwrap();
             let attachments = Attachments::new(program, None, true).unwrap();
             let xdp = attach(&attachments).await;
-            assert!(bpf::pinned_links(&pins.0).unwrap().len() >= 4, "{life}");
+            // Filters of kernels before 6.6 have no pins.
+            assert_ne!(
+                bpf::pinned_links(&pins.0).unwrap(),
+                [PathBuf::new(); 0],
+                "{life}"
+            );
             attachments.leave().await;
             drop((maps, attachments, xdp));
         }
