@@ -1,10 +1,17 @@
-//! What the XDP program costs per packet, next to the same HMAC in native code in the same run.
+//! What the programs cost per packet, next to the same HMAC in native code in the same run.
 //!
-//! Each figure is the least of several interleaved rounds of `BPF_PROG_TEST_RUN`, which leaves other
+//! Of verdicts each figure is the least of several interleaved rounds of `BPF_PROG_TEST_RUN`, which leaves other
 //! load on the machine out as far as possible. It includes the kernel's own loop around the program,
-//! which the first line shows. Run it with `cargo xtask bench xdp`; it needs root.
+//! which the first line shows. The gate is measured in between, in a way of its own. Run it with
+//! `cargo xtask bench xdp`; it needs root.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+mod figures;
+#[path = "xdp/gate.rs"]
+mod gate;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -53,6 +60,7 @@ fn main() -> anyhow::Result<()> {
     let xdp = program.xdp()?;
     let mut classes = classes()?;
     let mut native = [Duration::MAX; 2];
+    let mut gate = gate::Gate::new()?;
     for _ in 0..ROUNDS {
         for class in &mut classes {
             let before = maps.stats.read()?;
@@ -77,8 +85,10 @@ fn main() -> anyhow::Result<()> {
         }
         native[0] = native[0].min(time_native(&mut same_code()?));
         native[1] = native[1].min(time_native(&mut rustcrypto()?));
+        gate.round(&program, &mut maps)?;
     }
     print(&classes, native);
+    gate.print();
     Ok(())
 }
 

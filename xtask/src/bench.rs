@@ -11,8 +11,10 @@ use crate::{build_ebpf, setup};
 /// What can be measured.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Benchmark {
-    /// Nanoseconds per packet in the XDP program, next to native code
+    /// Nanoseconds per packet in the programs, next to native code
     Xdp,
+    /// TCP over a veth pair and over lo, with the programs and without
+    Throughput,
 }
 
 /// Runs a benchmark in place of xtask, so that its exit code is its own.
@@ -24,6 +26,7 @@ pub(crate) fn exec(workspace: &Workspace, benchmark: Benchmark) -> Result<()> {
     build_ebpf::run(workspace, false)?;
     let target = match benchmark {
         Benchmark::Xdp => "xdp",
+        Benchmark::Throughput => "throughput",
     };
     let mut bench = workspace.cargo("bench");
     bench.args(["--locked", "--package", "mfs-ha", "--bench", target]);
