@@ -185,10 +185,13 @@ fn lease() -> LeaseState {
     LeaseState {
         until_ns: u64::MAX,
         epoch: 1,
+        follows: 0,
+        follow_span_ns: 0,
         vip: VIP.octets(),
         open: OPEN_METALOGGERS | OPEN_CHUNKSERVERS | OPEN_CLIENTS,
         ports: [9419, 9420, SERVICE].map(u16::to_be_bytes),
-        reserved: [0; 2],
+        is_here: 1,
+        reserved: 0,
     }
 }
 

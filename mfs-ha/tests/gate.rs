@@ -347,11 +347,8 @@ fn a_successor_finds_the_way_free() {
             let attachments = Attachments::new(program, None, true).unwrap();
             let xdp = attach(&attachments).await;
             // Filters of kernels before 6.6 have no pins.
-            assert_ne!(
-                bpf::pinned_links(&pins.0).unwrap(),
-                [PathBuf::new(); 0],
-                "{life}"
-            );
+            let links = bpf::pinned_links(&pins.0).unwrap();
+            assert!(!links.is_empty(), "{life}");
             attachments.leave().await;
             drop((maps, attachments, xdp));
         }

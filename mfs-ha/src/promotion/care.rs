@@ -269,6 +269,11 @@ impl Care {
         self.follows() && self.connection.is_some() && self.has_downloaded
     }
 
+    /// Says whether everything was downloaded from the master that was followed last, living or not.
+    pub(super) const fn has_whole_download(&self) -> bool {
+        self.followed.is_some() && self.has_downloaded
+    }
+
     /// The files are not of the history that they were taken for: everything is downloaded again.
     pub(super) const fn follow_anew(&mut self) {
         self.followed = None;

@@ -84,6 +84,9 @@ impl Metadata {
         }
         self.care.metalogger_seen(false, None);
         self.judge().await;
+        if let Err(error) = self.label_download().await {
+            tracing::warn!(error = chain(error.as_ref()), "the epoch of the holder");
+        }
         let has = self.offered.map(|offered| self.described(offered));
         // What cannot be promoted counts for nobody.
         let metadata = has.or(self.told).unwrap_or_default();
@@ -114,6 +117,20 @@ impl Metadata {
             return Ok(());
         }
         self.followed_epoch = Some(epoch);
+        self.write_label(epoch, found).await
+    }
+
+    /// What was downloaded whole from a holder that has gone since is of the epoch that this one was in: nobody else
+    /// was let in meanwhile (rule G9), and it was not when it began another one.
+    async fn label_download(&mut self) -> anyhow::Result<()> {
+        let is_whole = self.judges != Judges::Care && self.care.has_whole_download();
+        match self.followed_epoch.zip(self.offered).filter(|_| is_whole) {
+            Some((epoch, found)) => self.write_label(epoch, found).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn write_label(&mut self, epoch: u64, found: Freshness) -> anyhow::Result<()> {
         if self.epoch == epoch {
             return Ok(());
         }
