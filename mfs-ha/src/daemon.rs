@@ -10,6 +10,7 @@ mod end;
 mod witness;
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,7 +103,8 @@ impl Cleared {
         // A living daemon has its program on the interface for as long as it has the VIP; ours, which is locked,
         // is dead, and what is pinned is what it left. Without either the VIP is nobody's, whatever may keep this
         // start from becoming its owner.
-        let is_ours = !bpf::pinned_links(&config.pin_dir())?.is_empty();
+        let cannot_tell = bpf::require_bpffs(Path::new(bpf::BPFFS)).is_err();
+        let is_ours = cannot_tell || !bpf::pinned_links(&config.pin_dir())?.is_empty();
         if interface.xdp.is_none() || is_ours {
             remove_stale_vip(&config).await?;
         }

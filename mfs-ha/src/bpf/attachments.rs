@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
 
@@ -12,6 +13,10 @@ use super::{AttachError, Attached, BpfError, Mode, Program};
 use crate::error::chain;
 use crate::interface::Interface;
 use crate::netlink::Netlink;
+
+/// The kernel takes what nobody holds any more off within milliseconds.
+const DETACH_LIMIT: Duration = Duration::from_millis(500);
+const DETACH_POLL: Duration = Duration::from_millis(10);
 
 /// What the gate shows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,7 +170,7 @@ impl Attachments {
             held,
             ..
         } = &mut *inner;
-        let attached = Arc::new(program.attach(interface, *mode, &self.stay)?);
+        let attached = Arc::new(attach_soon(program, interface, *mode, &self.stay).await?);
         tracing::info!(
             interface = interface.name,
             ifindex = interface.ifindex,
@@ -179,6 +184,10 @@ impl Attachments {
             name: &interface.name,
             ifindex: interface.ifindex,
         };
+        // An interface that was made anew has nothing of what the old one had, whatever its number is.
+        if let Some(guards) = &mut inner.guards {
+            guards.remove(&interface.ifindex);
+        }
         inner.guard(place, &self.stay)?;
         Ok(attached)
     }
@@ -193,6 +202,24 @@ impl Attachments {
             Ok(None) => false,
             // Whoever holds it looks again soon.
             Err(_) => true,
+        }
+    }
+}
+
+/// Attaches; what an earlier life had there goes some moments after its pin.
+async fn attach_soon(
+    program: &mut Program,
+    interface: &Interface,
+    mode: Option<Mode>,
+    stay: &Stay,
+) -> Result<Attached, AttachError> {
+    let end = Instant::now() + DETACH_LIMIT;
+    loop {
+        match program.attach(interface, mode, stay) {
+            Err(AttachError::Occupied { .. }) if Instant::now() < end => {
+                tokio::time::sleep(DETACH_POLL).await;
+            }
+            other => return other,
         }
     }
 }
