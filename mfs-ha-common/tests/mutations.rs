@@ -100,6 +100,8 @@ fn simulate(folder: &Path, seeds: u32, grows: bool) -> (String, bool) {
         .env("RUSTFLAGS", "-Awarnings")
         .env("RUST_BACKTRACE", "0")
         .env("MFS_HA_SEEDS", seeds.to_string())
+        // A gate hides what the rules of the lease are for.
+        .env("MFS_HA_UNGATED", "1")
         .envs(grows.then_some(("MFS_HA_GROWS", "1")))
         .env_remove("MFS_HA_SEED")
         .env_remove("MFS_HA_FIRST_SEED")

@@ -105,7 +105,8 @@ impl Plan {
             witnesses,
             timing,
             has_metadata: rng.percent(60),
-            is_gated: rng.percent(80),
+            // Drawn beside the others: the seeds that show what each rule is for stay those that do.
+            is_gated: rng.clone().percent(80) && std::env::var_os("MFS_HA_UNGATED").is_none(),
             drift_ppm: if rng.percent(70) { 10_000 } else { 0 },
             calm: Conditions::calm(rng),
             grows: rng.percent(12) || std::env::var_os("MFS_HA_GROWS").is_some(),
