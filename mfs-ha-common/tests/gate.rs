@@ -95,6 +95,13 @@ impl Lone {
         self.node.gate()
     }
 
+    /// The VIP is there; what was asked for before is still to be answered.
+    fn give_vip(&mut self) {
+        let asked = std::mem::take(&mut self.last);
+        self.tell(Event::VipSet { present: true });
+        self.last = asked;
+    }
+
     /// Does all steps until the VIP's turn.
     fn promote(&mut self) {
         for step in PROMOTION {
@@ -109,9 +116,7 @@ impl Lone {
     /// Serves.
     fn serve(&mut self) {
         self.become_master();
-        let steps = std::mem::take(&mut self.last);
-        self.tell(Event::VipSet { present: true });
-        self.last = steps;
+        self.give_vip();
         self.promote();
         self.finish(Step::AdmitChunkservers);
         assert_eq!(self.node.status().phase, Phase::Active);
@@ -169,9 +174,7 @@ fn without_a_gate_the_vip_comes_last() {
 fn chunkservers_that_do_not_come_do_not_keep_a_node_from_serving() {
     let mut lone = Lone::new(Service::METADATA, true);
     lone.become_master();
-    let steps = std::mem::take(&mut lone.last);
-    lone.tell(Event::VipSet { present: true });
-    lone.last = steps;
+    lone.give_vip();
     lone.promote();
     let end = lone.now.after(ADMIT_LIMIT);
     while lone.node.status().phase == Phase::Promoting {
@@ -187,9 +190,7 @@ fn chunkservers_that_do_not_come_do_not_keep_a_node_from_serving() {
 fn a_master_that_ends_while_chunkservers_come_ends_the_promotion() {
     let mut lone = Lone::new(Service::METADATA, true);
     lone.become_master();
-    let steps = std::mem::take(&mut lone.last);
-    lone.tell(Event::VipSet { present: true });
-    lone.last = steps;
+    lone.give_vip();
     lone.promote();
     let ticket = lone.ticket(Step::AdmitChunkservers).unwrap();
     lone.tell(Event::StepFailed { ticket });

@@ -14,7 +14,7 @@ use crate::error::chain;
 use crate::interface::Interface;
 use crate::netlink::Netlink;
 
-/// The kernel takes what nobody holds any more off within milliseconds.
+/// The kernel takes what nobody holds any more off within milliseconds, and does not tell when.
 const DETACH_LIMIT: Duration = Duration::from_millis(500);
 const DETACH_POLL: Duration = Duration::from_millis(10);
 

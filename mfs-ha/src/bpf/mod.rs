@@ -266,7 +266,7 @@ impl Program {
     /// A pin that cannot be removed.
     pub fn unpin(&mut self) -> Result<(), BpfError> {
         match self.pins.take() {
-            Some(dir) => pins::unlink(&dir).map(|_existed| ()),
+            Some(dir) => remove_pins(&dir).map(|_existed| ()),
             None => Ok(()),
         }
     }

@@ -4,11 +4,8 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{ProgramInfo, loaded_programs};
 
 use super::{BPFFS, BpfError};
 
@@ -24,10 +21,6 @@ const MAPS: [(&str, &str); 9] = [
     ("STATS", "stats"),
     ("RECORDS", "records"),
 ];
-
-/// The kernel takes what nobody holds any more off within milliseconds.
-const DETACH_LIMIT: Duration = Duration::from_secs(1);
-const DETACH_POLL: Duration = Duration::from_millis(2);
 
 /// Directory of the attachments, among the pins of the maps.
 const LINKS: &str = "links";
@@ -63,39 +56,12 @@ pub fn pinned_links(dir: &Path) -> Result<Vec<PathBuf>, BpfError> {
     }
 }
 
-/// Removes what an earlier life pinned in `dir`, and says whether there was anything. What was attached by it is
-/// detached when this returns, unless somebody else still holds it.
+/// Removes what an earlier life pinned in `dir`, and says whether there was anything. What was attached by it goes
+/// some moments later, by a thread of the kernel; whoever has the maps or attachments open keeps them.
 ///
 /// # Errors
 /// A pin that cannot be removed.
 pub fn remove_pins(dir: &Path) -> Result<bool, BpfError> {
-    let programs: Vec<u32> = pinned_links(dir)?.iter().filter_map(program_of).collect();
-    let existed = unlink(dir)?;
-    // The kernel takes it off later, on a thread of its own; until then it is in the way of its successor. It
-    // forgets the program after that.
-    let end = Instant::now() + DETACH_LIMIT;
-    while is_any_left(&programs) && Instant::now() < end {
-        std::thread::sleep(DETACH_POLL);
-    }
-    Ok(existed)
-}
-
-fn program_of(pinned_link: &PathBuf) -> Option<u32> {
-    let link = FdLink::from(PinnedLink::from_pin(pinned_link).ok()?);
-    link.info().ok().map(|info| info.program_id())
-}
-
-fn is_any_left(programs: &[u32]) -> bool {
-    let is_one = |program: ProgramInfo| programs.contains(&program.id());
-    !programs.is_empty() && loaded_programs().filter_map(Result::ok).any(is_one)
-}
-
-/// Removes the pins of an instance, and says whether there were any. Whoever has the maps or attachments open keeps
-/// them.
-///
-/// # Errors
-/// A pin that cannot be removed.
-pub(super) fn unlink(dir: &Path) -> Result<bool, BpfError> {
     let mut existed = false;
     let links = pinned_links(dir)?;
     let maps = MAPS.iter().map(|(_, name)| dir.join(name));

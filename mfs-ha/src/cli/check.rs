@@ -11,12 +11,12 @@ mod watchdog;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Exit, Failure, written_out};
+use super::{ConfigFile, Exit, Failure, written_out};
 use crate::config::{ConfigError, Configuration};
 use crate::error::chain;
 use crate::lock::Holder;
@@ -27,14 +27,8 @@ pub use self::host::{Probes, System};
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The configuration
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "/etc/mfs-ha/mfs-ha.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Print the findings as JSON
     #[arg(long)]
     json: bool,
@@ -55,7 +49,7 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<Exit, Failure
         program_name: bpf::program_name,
         become_realtime: host::become_realtime,
     };
-    let report = examine(&args.config, &System::default(), &probes).await;
+    let report = examine(&args.config.path, &System::default(), &probes).await;
     let written = if args.json {
         report.write_json(out)
     } else {

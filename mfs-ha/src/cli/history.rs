@@ -12,7 +12,7 @@ use anyhow::anyhow;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Exit, ExitWith as _, Failure, written_out};
+use super::{ConfigFile, Exit, ExitWith as _, Failure, written_out};
 use crate::config::Configuration;
 use crate::error::chain;
 use crate::moosefs::archive::{self, Archive};
@@ -33,16 +33,10 @@ const OWN_HISTORY: [&str; 2] = ["", "quarantine"];
 )]
 pub struct HistoryArgs {
     /// The data directory of mfsmaster (DATA_PATH), in place of a configuration
-    #[arg(value_name = "DIR", conflicts_with = "config")]
+    #[arg(value_name = "DIR", conflicts_with = "path")]
     dir: Option<PathBuf>,
-    /// The configuration, whose mfsmaster has the data directory
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "/etc/mfs-ha/mfs-ha.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Show only archives with changes that were lost or may have been
     #[arg(long)]
     lost: bool,
@@ -58,7 +52,7 @@ pub struct HistoryArgs {
 pub fn run(args: &HistoryArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     let data = match &args.dir {
         Some(dir) => dir.clone(),
-        None => data_path(&args.config).exit_with(Exit::Usage)?,
+        None => data_path(&args.config.path).exit_with(Exit::Usage)?,
     };
     let mut history = look(&data).map_err(unreadable)?;
     let has_lost = history.archives.iter().any(Entry::has_lost);

@@ -10,7 +10,10 @@ pub mod run;
 pub mod status;
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::Args;
 
 /// Exit codes, as `mfs-ha --help` and `docs/operations.md` list them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,19 @@ impl From<Exit> for ExitCode {
             Exit::Unreachable => 5,
         })
     }
+}
+
+/// Where the configuration of a command is that works on one.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration
+    #[arg(
+        short = 'c',
+        long = "config",
+        value_name = "FILE",
+        default_value = "/etc/mfs-ha/mfs-ha.toml"
+    )]
+    path: PathBuf,
 }
 
 /// What became of the program's output. The reader of a pipe may have seen enough.

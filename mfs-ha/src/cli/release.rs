@@ -5,14 +5,13 @@
 
 use std::fmt;
 use std::io::Write;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
 use super::run::lock;
-use super::{Exit, ExitWith as _, Failure, written_out};
+use super::{ConfigFile, Exit, ExitWith as _, Failure, written_out};
 use crate::bpf;
 use crate::config::{Config, Configuration, MooseFs};
 use crate::error::chain;
@@ -28,14 +27,8 @@ use crate::privileges;
                   1 something could not be taken off, 2 wrong configuration, 3 missing privileges, 4 the daemon runs."
 )]
 pub struct ReleaseArgs {
-    /// The configuration of the daemon that died
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "/etc/mfs-ha/mfs-ha.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Print what was done as JSON
     #[arg(long)]
     json: bool,
@@ -63,7 +56,7 @@ struct Released {
 /// # Errors
 /// The daemon runs, or the configuration is wrong.
 pub async fn run(args: &ReleaseArgs, out: &mut impl Write) -> Result<Exit, Failure> {
-    let config = Configuration::load(&args.config).exit_with(Exit::Usage)?;
+    let config = Configuration::load(&args.config.path).exit_with(Exit::Usage)?;
     privileges::require().exit_with(Exit::NotPermitted)?;
     let _lock = lock(config.run_dir(), config.instance())?;
     let mut released = Released::default();

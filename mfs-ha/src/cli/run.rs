@@ -1,13 +1,13 @@
 //! `mfs-ha run`: checks what a start needs, in the order in which an operator would, and runs the daemon.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 use mfs_ha_common::carp::auth::HmacKey;
 
-use super::{Exit, ExitWith as _, Failure};
+use super::{ConfigFile, Exit, ExitWith as _, Failure};
 use crate::bpf::{AttachError, BpfError};
 use crate::config::{Config, Configuration, Witness};
 use crate::daemon::{
@@ -23,14 +23,8 @@ use crate::watchdog::DeviceError;
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The configuration
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "/etc/mfs-ha/mfs-ha.toml"
-    )]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 /// Runs the daemon until it is told to end.
@@ -38,7 +32,7 @@ pub struct RunArgs {
 /// # Errors
 /// What keeps it from starting or running, with the exit code for it.
 pub async fn run(args: &RunArgs) -> Result<(), Failure> {
-    let config = Configuration::load(&args.config).exit_with(Exit::Usage)?;
+    let config = Configuration::load(&args.config.path).exit_with(Exit::Usage)?;
     privileges::require().exit_with(Exit::NotPermitted)?;
     // No core dump shows the secrets.
     nix::sys::prctl::set_dumpable(false)

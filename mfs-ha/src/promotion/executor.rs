@@ -122,7 +122,6 @@ impl Executor {
             let outcome = self.superseded(step, started);
             tracing::warn!(step = step.name(), id, ?outcome, "not waited for any more");
             views.end(outcome);
-            self.calm = calm_after_failed(step);
             return;
         };
         let fact = match result {
@@ -136,7 +135,13 @@ impl Executor {
                 let reason = chain(error.as_ref());
                 tracing::error!(step = step.name(), id, reason, "failed");
                 views.end(Outcome::Failed(reason));
-                self.calm = calm_after_failed(step);
+                if step == Step::RestoreMetadata {
+                    // Standby care repeats it.
+                    self.calm = Calm::Standby;
+                } else if step == Step::AdmitChunkservers {
+                    // The core may serve already, and has to hear of a master that ended.
+                    self.calm = Calm::Serving;
+                }
                 Fact::StepFailed { ticket }
             }
         };
@@ -179,26 +184,6 @@ impl Executor {
             return Outcome::Superseded;
         }
         Outcome::Failed(format!("not done within its limit of {limit:?}"))
-    }
-}
-
-/// Of a step that came to nothing, or was not waited for.
-const fn calm_after_failed(step: Step) -> Calm {
-    match step {
-        // The core may serve without it, and has to hear of a master that ended.
-        Step::AdmitChunkservers => Calm::Serving,
-        // Standby care repeats it.
-        Step::RestoreMetadata => Calm::Standby,
-        Step::StopStray
-        | Step::StopMetalogger
-        | Step::Stage
-        | Step::Verify
-        | Step::Install
-        | Step::RecordEpoch
-        | Step::StartMaster
-        | Step::TakeVip
-        | Step::StopMaster
-        | Step::ReleaseVip => Calm::Between,
     }
 }
 
