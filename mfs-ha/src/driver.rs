@@ -406,6 +406,11 @@ impl Driver {
             return;
         };
         let wanted = *service.vip.borrow();
+        // Somebody else may have brought it here.
+        let is_here = wanted.present || report.presence != Presence::Absent;
+        if let Some(gate) = &mut self.outputs.gate {
+            gate.set_here(is_here);
+        }
         // An answer to an older request says nothing about this one.
         if report.generation != wanted.generation {
             return;
@@ -418,9 +423,6 @@ impl Driver {
         };
         // An interface that is gone is an error, and yet has no VIP any more.
         if is_as_wanted {
-            if !present && let Some(gate) = &mut self.outputs.gate {
-                gate.set_here(false);
-            }
             self.handle(Event::VipSet { present });
         } else if report.error.is_some() {
             self.handle(Event::VipFailed { present });
