@@ -159,6 +159,8 @@ struct Scene {
     node: Checked,
     start: Timestamp,
     hold_down: Timestamp,
+    /// When the VIP was announced last.
+    announced: Timestamp,
     /// Of the step that was asked for last.
     ticket: u32,
 }
@@ -170,6 +172,7 @@ impl Scene {
             node: Checked::new(setting.config(false), BOOTED),
             start: BOOTED,
             hold_down: BOOTED,
+            announced: BOOTED,
             ticket: 0,
         };
         scene.build(situation);
@@ -204,7 +207,7 @@ impl Scene {
             }
             "active" => {
                 self.build("fresh");
-                self.tick_for_three_seconds();
+                self.tick_for_five_seconds();
             }
             "failing" => {
                 self.build("active");
@@ -243,8 +246,10 @@ impl Scene {
         }
     }
 
-    fn tick_for_three_seconds(&mut self) {
-        self.tick_until(self.start.after(Duration::from_secs(3)));
+    /// To a moment when neither an announcement nor an advert was just now or is about to be, and two seconds before
+    /// an advert at advbase 0.
+    fn tick_for_five_seconds(&mut self) {
+        self.tick_until(self.start.after(Duration::from_micros(5_109_375)));
     }
 
     fn tick_until(&mut self, end: Timestamp) {
@@ -265,8 +270,10 @@ impl Scene {
 
     fn step(&mut self, event: Event) {
         for action in self.node.step(self.start, event) {
-            if let Action::RunStep { ticket, .. } = action {
-                self.ticket = ticket;
+            match action {
+                Action::RunStep { ticket, .. } => self.ticket = ticket,
+                Action::AnnounceVip => self.announced = self.start,
+                _ => {}
             }
         }
     }
@@ -369,6 +376,7 @@ impl Clockwork<'_> {
             "now" => self.now,
             "arrival" => self.arrival,
             "hold_down" => self.scene.hold_down,
+            "announced" => self.scene.announced,
             other => panic!("`{other}` is no moment"),
         };
         base.after(self.span(span))
@@ -598,16 +606,19 @@ fn three_sends_in_a_row_change_the_demotion() {
     }
 }
 
-/// Announcements of one service: at once, a second later, and with the second advert (rule E9).
+/// Announcements of one service: at once, with the second advert, and every second (rule E9).
 #[test]
-fn a_takeover_is_announced_three_times() {
-    for (advbase, expected) in [(0, [0, 156_250, 1_000_000]), (1, [0, 1_000_000, 2_156_250])] {
+fn a_takeover_is_announced_for_good() {
+    for (advbase, expected) in [
+        (0, [0, 156_250, 1_000_000, 2_000_000, 3_000_000]),
+        (1, [0, 1_000_000, 2_000_000, 2_156_250, 3_000_000]),
+    ] {
         let scene = Scene::new(Setting { advbase, ..PLAIN }, "promoting");
         let mut node = scene.node.clone();
         let mut announced = Vec::new();
         let mut actions = node.step(scene.start, Event::VipSet { present: true });
         let mut now = scene.start;
-        while now < scene.start.after(Duration::from_secs(10)) {
+        while announced.len() < expected.len() {
             if actions.contains(&Action::AnnounceVip) {
                 announced.push(now.since(scene.start).as_micros());
             }

@@ -6,10 +6,11 @@ use crate::time::Timestamp;
 
 /// Own adverts between the announcement at takeover and the next one (as ucarp).
 const ADVERTS_BETWEEN: u8 = 2;
-/// A third announcement, for switches whose ports had yet to come up.
-const LAST_ANNOUNCEMENT: Duration = Duration::from_secs(1);
+/// Who did not hear of the new owner, behind a switch whose ports had yet to come up or a network that was in two
+/// parts, would keep the old one's Ethernet address for up to a minute.
+const INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two announcements, so that a flood of worse adverts makes no flood of ARP.
-const ANNOUNCE_SPACING: Duration = Duration::from_millis(100);
+const SPACING: Duration = Duration::from_millis(100);
 
 /// When gratuitous ARPs are due (rule E9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +32,7 @@ impl Announcements {
     /// Says whether to announce now, and schedules what follows a takeover or a contest.
     pub(crate) fn begin(&mut self, now: Timestamp) -> bool {
         self.adverts_left = Some(ADVERTS_BETWEEN);
-        self.due = Some(now.after(LAST_ANNOUNCEMENT));
+        self.due = Some(now.after(INTERVAL));
         self.announce(now)
     }
 
@@ -45,7 +46,7 @@ impl Announcements {
     /// Says whether an announcement is due by time.
     pub(crate) fn tick(&mut self, now: Timestamp) -> bool {
         if self.due.is_some_and(|at| at <= now) {
-            self.due = None;
+            self.due = Some(now.after(INTERVAL));
             return self.announce(now);
         }
         false
@@ -57,7 +58,7 @@ impl Announcements {
     }
 
     fn announce(&mut self, now: Timestamp) -> bool {
-        let earliest = self.last.map(|last| last.after(ANNOUNCE_SPACING));
+        let earliest = self.last.map(|last| last.after(SPACING));
         if let Some(earliest) = earliest.filter(|at| *at > now) {
             self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
             return false;

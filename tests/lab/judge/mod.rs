@@ -4,6 +4,7 @@ pub mod address_log;
 pub mod analysis;
 pub mod connects;
 pub mod cost;
+pub mod histories;
 pub mod ports;
 pub mod prober;
 pub mod segment;
