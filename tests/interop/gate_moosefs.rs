@@ -62,7 +62,7 @@ struct Case {
     is_long: bool,
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 8] = [
     Case {
         fault: Fault::DaemonFreeze,
         lasts: Duration::from_secs(10),
@@ -92,6 +92,18 @@ const CASES: [Case; 6] = [
         lasts: Duration::from_secs(3),
         leaves_all: false,
         is_long: false,
+    },
+    Case {
+        fault: Fault::OutboundCut,
+        lasts: Duration::from_secs(3),
+        leaves_all: false,
+        is_long: false,
+    },
+    Case {
+        fault: Fault::InboundCut,
+        lasts: Duration::from_secs(3),
+        leaves_all: false,
+        is_long: true,
     },
     Case {
         fault: Fault::Deaf,

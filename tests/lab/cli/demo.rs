@@ -266,7 +266,9 @@ fn recipe(fault: Fault, figure_key: &str) -> &'static str {
         | Fault::Partition
         | Fault::Split
         | Fault::Mute
-        | Fault::Deaf => ["not measured"; 4],
+        | Fault::Deaf
+        | Fault::OutboundCut
+        | Fault::InboundCut => ["not measured"; 4],
     };
     match figure_key {
         "vip" => vip,

@@ -55,6 +55,12 @@ pub enum Fault {
     /// It does not hear the heartbeats of the other voters.
     #[value(skip)]
     Deaf,
+    /// Nothing that it sends arrives; what is sent to it does.
+    #[value(skip)]
+    OutboundCut,
+    /// Nothing that is sent to it arrives; what it sends does.
+    #[value(skip)]
+    InboundCut,
 }
 
 impl Fault {
@@ -72,6 +78,8 @@ impl Fault {
             Self::Split => "split",
             Self::Mute => "mute",
             Self::Deaf => "deaf",
+            Self::OutboundCut => "outbound-cut",
+            Self::InboundCut => "inbound-cut",
         }
     }
 
@@ -207,6 +215,8 @@ fn inflict_on(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
         Fault::Split => cluster.cut_off(node, CutOff::Voters),
         Fault::Mute => cluster.cut_off(node, CutOff::Mute),
         Fault::Deaf => cluster.cut_off(node, CutOff::Deaf),
+        Fault::OutboundCut => cluster.cut_off(node, CutOff::Outbound),
+        Fault::InboundCut => cluster.cut_off(node, CutOff::Inbound),
     }
 }
 
@@ -433,9 +443,12 @@ pub fn restore(cluster: &mut Cluster, fault: Fault, node: usize) -> Result<()> {
     match fault {
         Fault::NodeDeath | Fault::NodeDeathLinkLast => drop(cluster.bring_back(node)?),
         Fault::MasterCrash => {}
-        Fault::Partition | Fault::Split | Fault::Mute | Fault::Deaf => {
-            cluster.arena().topology().heal()?
-        }
+        Fault::Partition
+        | Fault::Split
+        | Fault::Mute
+        | Fault::Deaf
+        | Fault::OutboundCut
+        | Fault::InboundCut => cluster.arena().topology().heal()?,
         Fault::DaemonFreeze => cluster.daemon(node)?.process().signal(Signal::SIGCONT)?,
         Fault::NodeFreeze => cluster.node(node)?.namespace.thaw()?,
         Fault::DaemonKill | Fault::Graceful => {

@@ -40,6 +40,10 @@ pub enum CutOff {
     Mute,
     /// The heartbeats that it is sent.
     Deaf,
+    /// Everything that it sends to anybody.
+    Outbound,
+    /// Everything that anybody sends to it.
+    Inbound,
 }
 
 /// A laboratory with MooseFS. Everything is removed on drop.
@@ -191,18 +195,32 @@ impl Cluster {
     pub fn cut_off(&self, node: usize, how: CutOff) -> Result<()> {
         let topology = self.arena.topology();
         let own = format!("n{node}");
-        let mut others = self.voters_beside(node);
-        let sent: Vec<_> = others.iter().map(|other| (&own, other)).collect();
-        let received: Vec<_> = others.iter().map(|other| (other, &own)).collect();
+        let voters = self.voters_beside(node);
+        let users = CHUNKSERVERS.iter().chain([&CLIENT]);
+        let all = voters
+            .iter()
+            .cloned()
+            .chain(users.map(|name| (*name).to_owned()));
+        let all: Vec<String> = all.collect();
+        let from = |others: &[String]| {
+            others
+                .iter()
+                .map(|other| (own.clone(), other.clone()))
+                .collect::<Vec<_>>()
+        };
+        let to = |others: &[String]| {
+            others
+                .iter()
+                .map(|other| (other.clone(), own.clone()))
+                .collect::<Vec<_>>()
+        };
         match how {
-            CutOff::Mute => topology.cut(&sent, Traffic::Heartbeats),
-            CutOff::Deaf => topology.cut(&received, Traffic::Heartbeats),
-            CutOff::Voters => topology.cut_both_ways(&own, &others, Traffic::All),
-            CutOff::Alone => {
-                others.extend(CHUNKSERVERS.map(str::to_owned));
-                others.push(CLIENT.to_owned());
-                topology.cut_both_ways(&own, &others, Traffic::All)
-            }
+            CutOff::Alone => topology.cut_both_ways(&own, &all, Traffic::All),
+            CutOff::Voters => topology.cut_both_ways(&own, &voters, Traffic::All),
+            CutOff::Mute => topology.cut(&from(&voters), Traffic::Heartbeats),
+            CutOff::Deaf => topology.cut(&to(&voters), Traffic::Heartbeats),
+            CutOff::Outbound => topology.cut(&from(&all), Traffic::All),
+            CutOff::Inbound => topology.cut(&to(&all), Traffic::All),
         }
     }
 
