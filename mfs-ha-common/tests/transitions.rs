@@ -270,10 +270,11 @@ impl Scene {
 
     fn step(&mut self, event: Event) {
         for action in self.node.step(self.start, event) {
-            match action {
-                Action::RunStep { ticket, .. } => self.ticket = ticket,
-                Action::AnnounceVip => self.announced = self.start,
-                _ => {}
+            if let Action::RunStep { ticket, .. } = action {
+                self.ticket = ticket;
+            }
+            if action == Action::AnnounceVip {
+                self.announced = self.start;
             }
         }
     }

@@ -247,7 +247,7 @@ impl HistoryWatch {
         let thread = self.thread.take().context("the watch was ended before")?;
         thread
             .join()
-            .map_err(|_| anyhow!("the watch of directories panicked"))?
+            .map_err(|_panic| anyhow!("the watch of directories panicked"))?
     }
 }
 

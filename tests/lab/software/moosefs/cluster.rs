@@ -196,24 +196,10 @@ impl Cluster {
         let topology = self.arena.topology();
         let own = format!("n{node}");
         let voters = self.voters_beside(node);
-        let users = CHUNKSERVERS.iter().chain([&CLIENT]);
-        let all = voters
-            .iter()
-            .cloned()
-            .chain(users.map(|name| (*name).to_owned()));
-        let all: Vec<String> = all.collect();
-        let from = |others: &[String]| {
-            others
-                .iter()
-                .map(|other| (own.clone(), other.clone()))
-                .collect::<Vec<_>>()
-        };
-        let to = |others: &[String]| {
-            others
-                .iter()
-                .map(|other| (other.clone(), own.clone()))
-                .collect::<Vec<_>>()
-        };
+        let users = CHUNKSERVERS.into_iter().chain([CLIENT]).map(str::to_owned);
+        let all: Vec<String> = voters.iter().cloned().chain(users).collect();
+        let from = |others| pairs(others, |other| (&own, other));
+        let to = |others| pairs(others, |other| (other, &own));
         match how {
             CutOff::Alone => topology.cut_both_ways(&own, &all, Traffic::All),
             CutOff::Voters => topology.cut_both_ways(&own, &voters, Traffic::All),
@@ -425,6 +411,13 @@ impl Cluster {
         self.arena.topology().port_up(node)?;
         self.wait_ready(node, SETTLE)
     }
+}
+
+fn pairs<'a>(
+    others: &'a [String],
+    pair: impl Fn(&'a String) -> (&'a String, &'a String),
+) -> Vec<(&'a String, &'a String)> {
+    others.iter().map(pair).collect()
 }
 
 /// Writes the files of all nodes and makes the first file system on n1.
