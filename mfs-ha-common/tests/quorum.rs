@@ -27,6 +27,9 @@ use plan::MS;
 /// Seeds of a usual run; `cargo xtask sim` takes more.
 const SEEDS: u64 = 400;
 
+/// Of a course that is looked for by itself. Counted from when the voter became free, one in a hundred breaks the rule.
+const COURSES: u64 = 400;
+
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     let parsed = match text.strip_prefix("0x") {
@@ -87,6 +90,19 @@ fn no_seed_breaks_a_rule() {
         "{count} seeds, {takeovers} takeovers, at most {leaseless} ms without a lease where one was possible"
     );
     assert!(count < 10 || takeovers > count, "hardly anything happened");
+}
+
+/// S2 where a voter has been free for long before there is a majority (rule L1b).
+#[test]
+fn who_wakes_late_does_not_outrun_the_freshest() {
+    let mut takeovers = 0;
+    for seed in 0..COURSES {
+        let outcome = storm::wake_late(seed);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        takeovers += outcome.takeovers;
+    }
+    // The one that dies, and its successor.
+    assert!(takeovers > COURSES * 3 / 2, "{takeovers}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use mfs_ha_common::promotion::Phase;
 use mfs_ha_common::time::Timestamp;
 
 use crate::member::{Id, MAX_LAG, members};
-use crate::plan::MS;
+use crate::plan::{MS, Plan};
 use crate::world::World;
 
 #[derive(Clone, Debug)]
@@ -229,9 +229,14 @@ impl Judge {
         world.judge.granted[from] = (grant, highest.max(epoch));
     }
 
+    /// How long nothing may have changed about a member whose metadata have to count.
+    pub(crate) fn settled_for(plan: &Plan) -> u64 {
+        plan.lease() + 8 * plan.interval() + 100 * MS
+    }
+
     /// S2. Only who was settled and reachable for a while can have been asked.
     fn check_freshest(world: &mut World, winner: Id) {
-        let window = world.plan.lease() + 8 * world.plan.interval() + 100 * MS;
+        let window = Self::settled_for(&world.plan);
         let is_lossless = world.conditions.loss_percent == 0;
         if world.now < window || !is_lossless {
             return;

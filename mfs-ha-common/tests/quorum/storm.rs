@@ -4,6 +4,7 @@ use mfs_ha_common::cluster::Role;
 use mfs_ha_common::event::Event;
 use mfs_ha_common::promotion::{PROMOTION, Step};
 
+use crate::judge::Judge;
 use crate::member::{GROWTH, Id, StepFault};
 use crate::plan::{MS, Plan, SECOND};
 use crate::record::Recording;
@@ -37,11 +38,42 @@ pub(crate) fn run(seed: u64, is_recorded: bool) -> Outcome {
     calm_down(&mut world);
     let end = world.now + plan.quiet + plan.lease() * 4;
     world.run_until(end);
+    outcome(world)
+}
+
+/// Runs one course: the holder dies while one of two standbys sleeps, which wakes when the other has been free for
+/// long. Seldom enough in a storm to be looked for by itself.
+pub(crate) fn wake_late(seed: u64) -> Outcome {
+    let mut rng = Rng(seed);
+    let plan = Plan {
+        candidates: 3,
+        witnesses: 0,
+        has_metadata: true,
+        grows: false,
+        rolls_back: false,
+        ..Plan::new(&mut rng)
+    };
+    let mut world = World::new(seed, plan, None);
+    world.start_all();
+    world.run_until(world.now + SECOND);
+    let holds = |world: &World, id: Id| world.members[id].holds_until > Some(world.now);
+    if let Some(holder) = (0..plan.members()).find(|id| holds(&world, *id)) {
+        let sleeper = (holder + 1 + usize::from(rng.percent(50))) % plan.members();
+        world.run_until(world.now + rng.between(MS, SECOND));
+        // The judge of S2 wants everybody else to be settled.
+        let sleep = Judge::settled_for(&plan) + rng.below(plan.lease());
+        world.members[sleeper].paused_until = world.now + sleep;
+        world.touch(sleeper);
+        world.crash(holder);
+        world.run_until(world.now + sleep + 4 * plan.lease());
+    }
+    outcome(world)
+}
+
+fn outcome(mut world: World) -> Outcome {
+    let violation = world.judge.violation();
     Outcome {
-        violation: world
-            .judge
-            .violation()
-            .map(|what| format!("{what}\n{plan:?}")),
+        violation: violation.map(|what| format!("{what}\n{:?}", world.plan)),
         takeovers: world.judge.takeovers,
         leaseless_max: world.judge.leaseless_max,
         recording: world.recording.take(),

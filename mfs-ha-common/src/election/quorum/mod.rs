@@ -91,6 +91,8 @@ pub struct Election {
     follows: bool,
     freezing_since: Option<Timestamp>,
     has_heard_holder: bool,
+    /// Since when a majority is heard.
+    majority_since: Option<Timestamp>,
     /// Since when a majority is free to grant a lease.
     free_since: Option<Timestamp>,
     turn: Option<Timestamp>,
@@ -156,6 +158,7 @@ impl Election {
             follows: false,
             freezing_since: None,
             has_heard_holder: false,
+            majority_since: None,
             free_since: None,
             turn: None,
             retry_at: now,
@@ -335,9 +338,12 @@ impl Election {
             .rounds
             .sent_at(heartbeat.echo.stamp)
             .map(|sent| arrival.since(sent).saturating_sub(heartbeat.echo.held));
+        // Before it counts as well: who slept has heard nobody for a while.
+        self.note_majority(now);
         if let Some(peer) = self.peers.get_mut(place) {
             peer.note(*heartbeat, arrival, round_trip);
         }
+        self.note_majority(now);
         self.note_holder(now, heartbeat);
         self.note_answer(now, place, heartbeat);
         self.note_request(now, place, heartbeat);
@@ -408,6 +414,7 @@ impl Election {
 
     /// Acts on deadlines that have passed.
     pub(crate) fn tick(&mut self, now: Timestamp) {
+        self.note_majority(now);
         if self.rounds.due() <= now {
             self.wants_round = true;
         }

@@ -129,8 +129,10 @@ impl Election {
             }
             is_waiting |= !is_held && !is_frozen;
         }
-        let patience = self.settings.timing.patience();
-        if is_waiting && now < self.voter.free_since().after(patience) {
+        // Nobody was asked to freeze before there was a majority.
+        let since = self.majority_since.unwrap_or(now);
+        let since = since.max(self.voter.free_since());
+        if is_waiting && now < since.after(self.settings.timing.patience()) {
             return Err(Refusal::NotFrozen);
         }
         Ok(())
