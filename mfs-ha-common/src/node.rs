@@ -365,7 +365,8 @@ impl Node {
             }
             Decision::Nothing | Decision::GiveWay(_) | Decision::Assert => {}
         }
-        self.promotion.announce_in_time(now, actions);
+        let is_leased = self.election.quorum().is_some();
+        self.promotion.announce_in_time(now, is_leased, actions);
     }
 
     /// A leaving node still advertises as master, but does not become one.

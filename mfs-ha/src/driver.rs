@@ -129,6 +129,8 @@ pub struct Driver {
     transmitter: Option<Box<Transmitter>>,
     view: View,
     not_understood: u64,
+    /// The last announcement was not sent.
+    is_unannounced: bool,
     recorder: Recorder,
     has_ended: bool,
 }
@@ -172,6 +174,7 @@ impl Driver {
             transmitter: None,
             view,
             not_understood: 0,
+            is_unannounced: false,
             recorder: Recorder::default(),
             has_ended: false,
         })
@@ -406,14 +409,14 @@ impl Driver {
             return;
         };
         let wanted = *service.vip.borrow();
-        // Somebody else may have brought it here.
-        let is_here = wanted.present || report.presence != Presence::Absent;
-        if let Some(gate) = &mut self.outputs.gate {
-            gate.set_here(is_here);
-        }
         // An answer to an older request says nothing about this one.
         if report.generation != wanted.generation {
             return;
+        }
+        // Whoever brought it here once may do so again, sooner than it is seen.
+        let is_here = wanted.present || report.is_contested || report.presence != Presence::Absent;
+        if let Some(gate) = &mut self.outputs.gate {
+            gate.set_here(is_here);
         }
         let present = wanted.present;
         let is_as_wanted = match report.presence {
@@ -564,10 +567,17 @@ impl Driver {
         }
     }
 
-    fn announce(&self) {
-        if let Some(Err(error)) = self.transmitter.as_ref().map(|t| t.announce()) {
+    fn announce(&mut self) {
+        let Some(sent) = self.transmitter.as_ref().map(|t| t.announce()) else {
+            return;
+        };
+        // It is tried every second.
+        if let Err(error) = &sent
+            && !self.is_unannounced
+        {
             tracing::warn!(%error, "a gratuitous ARP was not sent");
         }
+        self.is_unannounced = sent.is_err();
     }
 
     fn report(&mut self, transition: Transition) {

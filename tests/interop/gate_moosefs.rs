@@ -1,7 +1,7 @@
 //! The gate of a former master, with real MooseFS: the daemon frozen or killed, the whole node frozen, the node cut
 //! off. Address and mfsmaster are still there, clients ask for them, and nothing gets in or out after the lease.
 //!
-//! `MFS_HA_LONG=1` runs the case that is left out of the ordinary suite for its time.
+//! `MFS_HA_LONG=1` runs the cases that are left out of the ordinary suite for their time.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,

@@ -441,8 +441,13 @@ impl Promotion {
     }
 
     /// Announces what is due by time.
-    pub(crate) fn announce_in_time(&mut self, now: Timestamp, actions: &mut Actions) {
-        if self.answers_for_vip() && self.announcements.tick(now) {
+    pub(crate) fn announce_in_time(
+        &mut self,
+        now: Timestamp,
+        is_leased: bool,
+        actions: &mut Actions,
+    ) {
+        if self.answers_for_vip() && self.announcements.tick(now, is_leased) {
             actions.push(Action::AnnounceVip);
         }
     }

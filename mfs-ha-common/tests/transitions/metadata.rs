@@ -80,7 +80,7 @@ impl Scene {
             "md_active" => {
                 self.build("md_taking");
                 self.step(Event::VipSet { present: true });
-                self.tick_for_five_seconds();
+                self.tick_for_three_seconds();
             }
             "md_restarting" => {
                 self.build("md_active");

@@ -57,6 +57,8 @@ pub struct VipReport {
     pub error: Option<String>,
     /// How many attempts in a row have failed.
     pub failures: u32,
+    /// Somebody else has changed the VIP since the wish was fulfilled, and may do so again.
+    pub is_contested: bool,
 }
 
 /// What is done to the VIP on its interface.
@@ -131,6 +133,7 @@ pub struct VipApplier<T> {
     wanted: watch::Receiver<Wanted>,
     link: watch::Receiver<LinkState>,
     last_ifindex: Option<u32>,
+    contest: Contest,
     reports: watch::Sender<VipReport>,
 }
 
@@ -146,11 +149,13 @@ impl<T: VipTarget> VipApplier<T> {
             presence: Presence::Unknown,
             error: None,
             failures: 0,
+            is_contested: false,
         });
         let applier = Self {
             target,
             wanted,
             last_ifindex: None,
+            contest: Contest::new(),
             link,
             reports,
         };
@@ -166,7 +171,6 @@ impl<T: VipTarget> VipApplier<T> {
     /// happen, so [`remove_vip_now`] has to follow when the VIP must not stay.
     pub async fn run(mut self) {
         let mut retry = Backoff::new(RETRY_FIRST, RETRY_MAX);
-        let mut contest = Contest::new();
         let mut failures = 0_u32;
         loop {
             let wanted = *self.wanted.borrow_and_update();
@@ -176,7 +180,7 @@ impl<T: VipTarget> VipApplier<T> {
                 Ok(changed) => {
                     failures = 0;
                     retry.reset();
-                    (None, contest.after(wanted.generation, changed))
+                    (None, self.contest.after(wanted.generation, changed))
                 }
                 Err((presence, error)) => {
                     failures = failures.saturating_add(1);
@@ -221,6 +225,7 @@ impl<T: VipTarget> VipApplier<T> {
             (true, Held::No | Held::WithOtherPrefix) => Operation::Add,
             (false, Held::AsConfigured | Held::WithOtherPrefix) => Operation::Remove,
         };
+        self.contest.note_change(wanted.generation);
         let held = self.execute(operation).await?;
         let fulfilled = match held {
             Held::AsConfigured => wanted.present,
@@ -236,12 +241,8 @@ impl<T: VipTarget> VipApplier<T> {
             "changed the VIP"
         );
         // Also when it reads like the last one: a VIP that was put back has to be announced again.
-        self.reports.send_replace(VipReport {
-            generation: wanted.generation,
-            presence: presence(held),
-            error: None,
-            failures: 0,
-        });
+        let report = self.report_of(wanted, presence(held), None, 0);
+        self.reports.send_replace(report);
         Ok(true)
     }
 
@@ -255,13 +256,24 @@ impl<T: VipTarget> VipApplier<T> {
         }
     }
 
-    fn report(&self, wanted: Wanted, presence: Presence, error: Option<String>, failures: u32) {
-        let report = VipReport {
+    fn report_of(
+        &self,
+        wanted: Wanted,
+        presence: Presence,
+        error: Option<String>,
+        failures: u32,
+    ) -> VipReport {
+        VipReport {
             generation: wanted.generation,
             presence,
             error,
             failures,
-        };
+            is_contested: self.contest.is_on(wanted.generation),
+        }
+    }
+
+    fn report(&self, wanted: Wanted, presence: Presence, error: Option<String>, failures: u32) {
+        let report = self.report_of(wanted, presence, error, failures);
         self.reports.send_if_modified(|published| {
             let changed = *published != report;
             if changed {
@@ -288,8 +300,12 @@ fn presence_after(error: &VipError) -> Presence {
 }
 
 /// Somebody who keeps undoing what we do; we must not fight at the speed of the processor.
+#[derive(Debug)]
 struct Contest {
+    /// The wish that was fulfilled.
     generation: Option<u64>,
+    /// It was undone since.
+    is_on: bool,
     pauses: Backoff,
     last_repair: Option<Instant>,
     not_before: Option<Instant>,
@@ -299,10 +315,20 @@ impl Contest {
     fn new() -> Self {
         Self {
             generation: None,
+            is_on: false,
             pauses: Backoff::new(RETRY_FIRST, RETRY_MAX),
             last_repair: None,
             not_before: None,
         }
+    }
+
+    /// Notes that something has to be done for a wish: when it was fulfilled before, somebody has undone it.
+    fn note_change(&mut self, generation: u64) {
+        self.is_on |= self.generation == Some(generation);
+    }
+
+    fn is_on(&self, generation: u64) -> bool {
+        self.is_on && self.generation == Some(generation)
     }
 
     /// Tells until when the next change of the interface has to wait.

@@ -74,6 +74,39 @@ fn a_vip_that_is_taken_away_comes_back_and_is_announced() {
     end(topology, 1, &mut daemon);
 }
 
+/// Each time it stays a little longer, because nobody fights at the speed of the processor; the gate is there.
+#[test]
+fn a_vip_that_is_brought_to_a_backup_again_and_again_answers_nobody() {
+    let _serial = serial();
+    let arena = Arena::new(2).unwrap();
+    let topology = arena.topology();
+    let mut master = MfsHa::start(topology, 1, &MfsHaOptions::with_timing(0, 20)).unwrap();
+    arena.wait_owner(1, SETTLE).unwrap();
+    let mut backup = MfsHa::start(topology, 2, &MfsHaOptions::with_timing(0, 40)).unwrap();
+    backup.wait_state("backup", SETTLE).unwrap();
+    let vip = format!("{VIP}/24");
+    let bring = || {
+        let node = topology.node(2).unwrap();
+        node.namespace
+            .run("ip", &["addr", "add", &vip, "dev", "eth0"])
+            .unwrap();
+        arena.wait_vip(2, false, SETTLE).unwrap();
+    };
+    bring();
+    wait_log(&mut backup, "somebody else had changed the VIP");
+    let begin = Instant::now();
+    for _ in 0..6 {
+        bring();
+    }
+    let stayed = arena.addresses().unwrap().overlap(begin, Instant::now());
+    let finding = arena.judge(begin, Instant::now()).unwrap();
+    println!("two had it for {stayed:?}: {finding}");
+    assert!(stayed > Duration::from_millis(300));
+    assert_eq!(finding.owners_max, 1);
+    end(topology, 2, &mut backup);
+    end(topology, 1, &mut master);
+}
+
 /// The kernel refuses (EINVAL) an address whose scope differs from that of another one of its prefix.
 #[test]
 fn a_master_that_cannot_take_the_vip_makes_room() {
@@ -88,6 +121,8 @@ fn a_master_that_cannot_take_the_vip_makes_room() {
 
     let begin = Instant::now();
     let mut unable = MfsHa::start(topology, 1, &MfsHaOptions::with_timing(0, 20)).unwrap();
+    // Its turn comes first.
+    unable.wait_state("backup", SETTLE).unwrap();
     let mut able = MfsHa::start(topology, 2, &MfsHaOptions::with_timing(0, 40)).unwrap();
     arena.wait_owner(2, SETTLE).unwrap();
     let status = able.wait_state("master", SETTLE).unwrap();

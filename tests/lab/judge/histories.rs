@@ -133,6 +133,15 @@ impl Parting {
         self.old.len()
     }
 
+    /// How many of these a directory holds.
+    pub fn old_changes_in(&self, held: &Held) -> usize {
+        let is_held = |(number, text): &(&u64, &String)| {
+            let texts = held.changes.get(number);
+            texts.is_some_and(|texts| texts.contains(*text))
+        };
+        self.old.iter().filter(is_held).count()
+    }
+
     /// Whether the successor's history is the longer one: only then would a metalogger of the former master go on
     /// with it, as if nothing had happened.
     pub fn is_overtaken(&self) -> bool {
@@ -197,7 +206,8 @@ fn entries(directory: &Path) -> Result<Vec<DirEntry>> {
     }
 }
 
-/// Looks at directories again and again until it is asked what it saw.
+/// Looks at directories again and again until it is asked what it saw. A mix that comes and goes between two looks is
+/// missed: files that were moved aside are to be looked at in the end ([`read_below`]).
 #[derive(Debug)]
 pub struct HistoryWatch {
     stop: Arc<AtomicBool>,
@@ -222,7 +232,7 @@ impl HistoryWatch {
             let mut seen = Seen::default();
             while !is_over.load(Ordering::Relaxed) {
                 for directory in &directories {
-                    // A look is not one moment: files may have been exchanged in between. What is mixed stays so.
+                    // A look is not one moment: files may have been exchanged in between.
                     if parting.is_mixed(directory)? && parting.is_mixed(directory)? {
                         seen.mixed.insert(directory.clone());
                     }
@@ -297,6 +307,11 @@ mod tests {
         let parting = parting();
         assert_eq!(parting.from, 9);
         assert_eq!(parting.old_changes(), 2);
+        assert_eq!(
+            parting.old_changes_in(&changelog("8: 100|B\n9: 101|OLD\n")),
+            1
+        );
+        assert_eq!(parting.old_changes_in(&changelog(NEW)), 0);
         assert!(parting.is_overtaken());
         let back = Parting::between(&changelog(NEW), &changelog(OLD)).unwrap();
         assert!(!back.is_overtaken());

@@ -55,10 +55,10 @@ pub enum Fault {
     /// It does not hear the heartbeats of the other voters.
     #[value(skip)]
     Deaf,
-    /// Nothing that it sends arrives; what is sent to it does.
+    /// Nothing that it sends to voters, chunkservers and client arrives; what they send does.
     #[value(skip)]
     OutboundCut,
-    /// Nothing that is sent to it arrives; what it sends does.
+    /// Nothing that voters, chunkservers and client send to it arrives; what it sends does.
     #[value(skip)]
     InboundCut,
 }

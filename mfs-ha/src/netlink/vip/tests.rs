@@ -137,6 +137,14 @@ fn done(generation: u64, presence: Presence) -> VipReport {
         presence,
         error: None,
         failures: 0,
+        is_contested: false,
+    }
+}
+
+fn contested(generation: u64, presence: Presence) -> VipReport {
+    VipReport {
+        is_contested: true,
+        ..done(generation, presence)
     }
 }
 
@@ -275,7 +283,7 @@ async fn an_interface_that_is_gone_holds_no_vip_and_gets_it_when_it_is_back() {
     // The second time is the retry; then the watcher tells that the interface is back.
     assert_eq!(bench.report().await.failures, 2);
     bench.link.send_replace(LinkState::default());
-    assert_eq!(bench.report().await, done(1, Presence::Present));
+    assert_eq!(bench.report().await, contested(1, Presence::Present));
 }
 
 #[tokio::test(start_paused = true)]
@@ -346,7 +354,7 @@ async fn what_somebody_else_changes_is_repaired_at_once_and_then_not_in_a_hot_lo
     assert_eq!(asked, [(0, Operation::Read), (0, Operation::Add)]);
     // It reads like the last report, and is one all the same: the VIP has to be announced again.
     assert!(bench.reports.has_changed().unwrap());
-    assert_eq!(bench.report().await, done(1, Presence::Present));
+    assert_eq!(bench.report().await, contested(1, Presence::Present));
 }
 
 #[tokio::test(start_paused = true)]
@@ -357,6 +365,13 @@ async fn a_vip_that_appears_unasked_goes() {
     bench.somebody_changes(Held::WithOtherPrefix);
     bench.settle().await;
     assert_eq!(bench.kernel.asked(), [Operation::Read, Operation::Remove]);
+    // It may come again at any time, until something else is wanted.
+    assert_eq!(bench.report().await, contested(1, Presence::Absent));
+    bench.somebody_changes(Held::No);
+    bench.settle().await;
+    assert_eq!(*bench.reports.borrow(), contested(1, Presence::Absent));
+    bench.want(false, 2);
+    assert_eq!(bench.report().await, done(2, Presence::Absent));
 }
 
 #[tokio::test(start_paused = true)]

@@ -40,9 +40,9 @@ pub enum CutOff {
     Mute,
     /// The heartbeats that it is sent.
     Deaf,
-    /// Everything that it sends to anybody.
+    /// Everything that it sends to voters, chunkservers and client.
     Outbound,
-    /// Everything that anybody sends to it.
+    /// Everything that these send to it.
     Inbound,
 }
 
