@@ -89,10 +89,11 @@ fn pour(
 ) -> Result<()> {
     let mut frames = frames.iter().cycle();
     while !stop.load(Ordering::Relaxed) && Instant::now() < end {
+        let mut taken = 0;
         for frame in frames.by_ref().take(BATCH) {
-            socket.send(frame)?;
+            taken += u64::from(socket.offer(frame)?);
         }
-        sent.fetch_add(BATCH as u64, Ordering::Relaxed);
+        sent.fetch_add(taken, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -113,20 +113,30 @@ impl PacketSocket {
     /// Sends one whole frame.
     ///
     /// # Errors
-    /// When the kernel refuses it.
+    /// When the kernel refuses it, or has no room for it.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
+        ensure!(self.offer(frame)?, "no room to send a frame");
+        Ok(())
+    }
+
+    /// Sends one whole frame if the kernel has room for it, and says whether it had.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn offer(&self, frame: &[u8]) -> Result<bool> {
         let sent = sendmsg(
             self.socket.as_raw_fd(),
             &[IoSlice::new(frame)],
             &[],
             MsgFlags::empty(),
             Some(&self.link),
-        )
-        .context("send a frame")?;
-        if sent != frame.len() {
-            bail!("sent {sent} of {} bytes", frame.len());
+        );
+        if sent == Err(Errno::EAGAIN) {
+            return Ok(false);
         }
-        Ok(())
+        let sent = sent.context("send a frame")?;
+        ensure!(sent == frame.len(), "sent {sent} of {} bytes", frame.len());
+        Ok(true)
     }
 
     /// Waits at most `limit` for the next frame.

@@ -46,12 +46,6 @@ impl Election {
         u8::try_from(others).unwrap_or(u8::MAX).saturating_add(1)
     }
 
-    pub(super) fn note_majority(&mut self, now: Timestamp) {
-        let is_heard = usize::from(self.heard(now)) >= self.settings.members.majority();
-        let since = self.majority_since.unwrap_or(now);
-        self.majority_since = is_heard.then_some(since);
-    }
-
     /// Returns the same as the bits of a heartbeat.
     pub(super) fn heard_bits(&self, now: Timestamp) -> u8 {
         self.those_heard(now)

@@ -91,8 +91,9 @@ pub struct Election {
     follows: bool,
     freezing_since: Option<Timestamp>,
     has_heard_holder: bool,
-    /// Since when a majority is heard.
-    majority_since: Option<Timestamp>,
+    /// Since when each member is waited for to freeze (rule L1b), by its place, and when that was looked at.
+    unfrozen_since: [Option<Timestamp>; MEMBERS_MAX],
+    unfrozen_seen: Timestamp,
     /// Since when a majority is free to grant a lease.
     free_since: Option<Timestamp>,
     turn: Option<Timestamp>,
@@ -158,7 +159,8 @@ impl Election {
             follows: false,
             freezing_since: None,
             has_heard_holder: false,
-            majority_since: None,
+            unfrozen_since: [None; MEMBERS_MAX],
+            unfrozen_seen: now,
             free_since: None,
             turn: None,
             retry_at: now,
@@ -211,6 +213,8 @@ impl Election {
     }
 
     pub(crate) fn listen(&mut self, now: Timestamp, reason: Reason) -> Transition {
+        // What it has counts again.
+        self.wants_round = true;
         self.enter(State::Backup, now, reason)
     }
 
@@ -338,13 +342,11 @@ impl Election {
             .rounds
             .sent_at(heartbeat.echo.stamp)
             .map(|sent| arrival.since(sent).saturating_sub(heartbeat.echo.held));
-        // Before it counts as well: who slept has heard nobody for a while.
-        self.note_majority(now);
         if let Some(peer) = self.peers.get_mut(place) {
             peer.note(*heartbeat, arrival, round_trip);
         }
-        self.note_majority(now);
         self.note_holder(now, heartbeat);
+        self.note_unfrozen(now);
         self.note_answer(now, place, heartbeat);
         self.note_request(now, place, heartbeat);
     }
@@ -414,7 +416,7 @@ impl Election {
 
     /// Acts on deadlines that have passed.
     pub(crate) fn tick(&mut self, now: Timestamp) {
-        self.note_majority(now);
+        self.note_unfrozen(now);
         if self.rounds.due() <= now {
             self.wants_round = true;
         }

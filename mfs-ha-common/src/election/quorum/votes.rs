@@ -4,11 +4,15 @@ use core::time::Duration;
 
 use super::voter::{Answer, Asked};
 use super::{Election, Refusal, is_holder};
-use crate::cluster::{NodeId, Role};
+use crate::cluster::{MEMBERS_MAX, NodeId, Role};
 use crate::freshness::Metadata;
 use crate::heartbeat::{Ballot, Flags, Grant, Heartbeat};
 use crate::promotion::Phase;
 use crate::time::Timestamp;
+
+/// A node whose metadata are not final this long after it was asked for that cannot serve them, and must not keep
+/// others from it.
+const FREEZE_LIMIT: Duration = Duration::from_secs(3);
 
 /// What a voter looks at before it gives a new grant.
 #[derive(Clone, Copy, Debug)]
@@ -119,23 +123,48 @@ impl Election {
             self.may_have_after(theirs)?;
         }
         let is_held = applicant.flags.has(Flags::HELD);
-        let mut is_waiting = !is_held && !applicant.flags.has(Flags::FROZEN);
-        for (metadata, is_frozen) in self.those_who_count(now, applicant.id) {
+        let their_place = self.settings.members.position(applicant.id);
+        let mut is_waiting =
+            !applicant.flags.has(Flags::FROZEN) && self.is_patient(now, their_place);
+        for (place, metadata, is_frozen) in self.those_who_count(now) {
+            if Some(place) == their_place {
+                continue;
+            }
             if metadata.id != theirs.id {
                 return Err(Refusal::OtherMetadata);
             }
             if metadata.freshness > theirs.freshness {
                 return Err(Refusal::Stale);
             }
-            is_waiting |= !is_held && !is_frozen;
+            is_waiting |= !is_frozen && self.is_patient(now, Some(place));
         }
-        // Nobody was asked to freeze before there was a majority.
-        let since = self.majority_since.unwrap_or(now);
-        let since = since.max(self.voter.free_since());
-        if is_waiting && now < since.after(self.settings.timing.patience()) {
+        if is_waiting && !is_held {
             return Err(Refusal::NotFrozen);
         }
         Ok(())
+    }
+
+    /// Rule L1b: whether a member that has not frozen yet is still waited for.
+    fn is_patient(&self, now: Timestamp, place: Option<usize>) -> bool {
+        let since = place.and_then(|place| self.unfrozen_since.get(place).copied());
+        let since = since.flatten().unwrap_or(now);
+        let since = since.max(self.voter.free_since());
+        now < since.after(self.settings.timing.patience())
+    }
+
+    /// Rule L1b: a member is waited for from when it counts and has not frozen. A voter that slept begins anew.
+    pub(super) fn note_unfrozen(&mut self, now: Timestamp) {
+        let has_slept = now.since(self.unfrozen_seen) > self.settings.timing.patience();
+        let before = core::mem::take(&mut self.unfrozen_since);
+        let mut since = [None; MEMBERS_MAX];
+        for (place, _, is_frozen) in self.those_who_count(now) {
+            if let Some(since) = since.get_mut(place).filter(|_| !is_frozen) {
+                let known = before.get(place).copied().flatten();
+                *since = known.filter(|_| !has_slept).or(Some(now));
+            }
+        }
+        self.unfrozen_since = since;
+        self.unfrozen_seen = now;
     }
 
     /// Rule L1e: what was stale before all nodes started is stale after it.
@@ -153,13 +182,12 @@ impl Election {
         Ok(())
     }
 
-    /// Returns what others have whose metadata count (rule L1), and whether they are final: nodes that hear
-    /// this voter, and a majority that hears them, and this node itself.
+    /// Returns the places of those whose metadata count (rule L1), what they have, and whether that is final: nodes
+    /// that hear this voter, and a majority that hears them, and this node itself.
     fn those_who_count(
         &self,
         now: Timestamp,
-        applicant: NodeId,
-    ) -> impl Iterator<Item = (Metadata, bool)> + '_ {
+    ) -> impl Iterator<Item = (usize, Metadata, bool)> + '_ {
         let majority = self.settings.members.majority();
         let window = self.settings.timing.interval.saturating_mul(4);
         let others = self.peers.iter().enumerate();
@@ -168,14 +196,12 @@ impl Election {
             let answered = self.rounds.sent_at(heartbeat.echo.stamp)?;
             let could_win =
                 now.since(answered) <= window && self.mutually_heard(now, place) >= majority;
-            let counts = heartbeat.flags.has(Flags::COUNTS) && heartbeat.sender != applicant;
+            let counts = heartbeat.flags.has(Flags::COUNTS);
             let is_frozen = heartbeat.flags.has(Flags::FROZEN);
-            (could_win && counts).then_some((heartbeat.metadata, is_frozen))
+            (could_win && counts).then_some((place, heartbeat.metadata, is_frozen))
         });
-        let counts = self.counts(now)
-            && self.settings.own != applicant
-            && self.mutually_heard(now, self.place) >= majority;
-        let own = counts.then_some((self.metadata, self.is_frozen()));
+        let counts = self.counts(now) && self.mutually_heard(now, self.place) >= majority;
+        let own = counts.then_some((self.place, self.metadata, self.is_frozen()));
         others.chain(own)
     }
 
@@ -241,7 +267,11 @@ impl Election {
 
     fn could_serve(&self, now: Timestamp) -> bool {
         let standing = &self.standing;
+        let freezes_for_ever = self
+            .freezing_since
+            .is_some_and(|since| now.since(since) > FREEZE_LIMIT);
         self.role == Role::Candidate
+            && !freezes_for_ever
             && !self.is_disk_stuck(now)
             && self.state != super::State::Init
             && self.is_settled
