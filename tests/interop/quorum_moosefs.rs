@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use mfs_ha_lab::judge::histories::Held;
 use mfs_ha_lab::net::topology::Traffic;
 use mfs_ha_lab::oracle::client::ClientOptions;
 use mfs_ha_lab::oracle::figures::table;
@@ -18,7 +19,7 @@ use mfs_ha_lab::serial;
 use mfs_ha_lab::software::mfsha::{QuorumTiming, WITNESS, text_at};
 use mfs_ha_lab::software::moosefs::Mode;
 use mfs_ha_lab::software::moosefs::cluster::{Cluster, SETTLE};
-use mfs_ha_lab::wait::observe_for;
+use mfs_ha_lab::wait::{observe_for, wait_until};
 
 /// Far more than a failover may take; how fast it was is printed and compared elsewhere.
 const PATIENCE: Patience = Patience {
@@ -179,8 +180,26 @@ fn cut_from_one(cluster: &mut Cluster) {
             observe_for(Duration::from_secs(3)).unwrap();
             topology.heal().unwrap();
             cluster.wait_all_ready(SETTLE).unwrap();
+            wait_caught_up(cluster, serving);
         });
     }
+}
+
+/// Waits until all standbys have what the master has now. A stream that was cut for seconds is resumed seconds later
+/// (TCP waits twice as long each time), and who lacks more than `max_lag` changes is not elected (rule L1e).
+fn wait_caught_up(cluster: &Cluster, serving: usize) {
+    let last = |node: usize| {
+        Held::read(&cluster.files(node).unwrap().data)
+            .unwrap()
+            .last()
+    };
+    let nodes = cluster.arena().topology().nodes();
+    let target = last(serving);
+    wait_until("the standbys to have caught up", SETTLE, || {
+        let has_caught_up = nodes.iter().all(|node| last(node.index) >= target);
+        Ok(has_caught_up.then_some(()))
+    })
+    .unwrap();
 }
 
 /// What a master acknowledges that its standbys do not hear of is lost, and that is no more than its lease allows.
