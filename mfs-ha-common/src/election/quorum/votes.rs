@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 
 /// A node whose metadata are not final this long after it was asked for that cannot serve them, and must not keep
 /// others from it.
-const FREEZE_LIMIT: Duration = Duration::from_secs(3);
+const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a voter looks at before it gives a new grant.
 #[derive(Clone, Copy, Debug)]

@@ -21,12 +21,13 @@ use crate::moosefs::settings::MetaloggerSettings;
 const METALOGGER: &str = "mfsmetalogger";
 
 /// Until what it was sent is read. It reads at once unless the machine is very busy.
-const DRAIN_MAX: Duration = Duration::from_millis(100);
+const DRAIN_MAX: Duration = Duration::from_millis(500);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
 
-/// From SIGTERM to SIGKILL. It writes out what it has within 7 ms, on a machine that is overloaded later; what it has
-/// not written when it is killed is lost, and was acknowledged.
-const TERMINATION_GRACE: Duration = Duration::from_millis(700);
+/// From SIGTERM to SIGKILL. It writes out what it has within 7 ms, on a machine that is overloaded later, 700 ms were
+/// not enough there; what it has not written when it is killed is lost, and was acknowledged. Both together are less
+/// than the limit of P2.
+const TERMINATION_GRACE: Duration = Duration::from_secs(2);
 
 /// Somebody who starts it again so often does not stop doing so.
 const TIMES_MAX: u32 = 3;
