@@ -188,7 +188,7 @@ const STOP_STRAY: StepInfo = StepInfo {
 const STOP_METALOGGER: StepInfo = StepInfo {
     id: "P2",
     name: "stop_metalogger",
-    limit: Duration::from_secs(3),
+    limit: Duration::from_secs(12),
     undo: "none: a standby starts it again",
 };
 

@@ -20,14 +20,15 @@ use crate::moosefs::settings::MetaloggerSettings;
 
 const METALOGGER: &str = "mfsmetalogger";
 
-/// Until what it was sent is read. It reads at once unless the machine is very busy.
-const DRAIN_MAX: Duration = Duration::from_millis(500);
-const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
+/// From the wish to end it to SIGKILL, as long as it is at work. What it has not read or not written out then is
+/// lost, and was acknowledged. It takes 7 ms, and seconds on an overloaded machine or a slow disk. Less than the limit
+/// of P2.
+const WRITE_OUT_MAX: Duration = Duration::from_secs(10);
 
-/// From SIGTERM to SIGKILL. It writes out what it has within 7 ms, on a machine that is overloaded later, 700 ms were
-/// not enough there; what it has not written when it is killed is lost, and was acknowledged. Both together are less
-/// than the limit of P2.
-const TERMINATION_GRACE: Duration = Duration::from_secs(2);
+/// One that was not seen at work for so long does not go on by itself.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Somebody who starts it again so often does not stop doing so.
 const TIMES_MAX: u32 = 3;
@@ -162,6 +163,32 @@ impl MetaloggerProgram {
     }
 }
 
+/// How long one that is to read, or to write out, is waited for.
+#[derive(Debug)]
+struct Patience {
+    at_work: Instant,
+    until: Instant,
+}
+
+impl Patience {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self {
+            at_work: now,
+            until: now + WRITE_OUT_MAX,
+        }
+    }
+
+    /// Says whether more may come of it: it is at work, or was a moment ago.
+    fn is_left(&mut self, process: &Process) -> bool {
+        let now = Instant::now();
+        if process.is_at_work() {
+            self.at_work = now;
+        }
+        now < self.until && now.duration_since(self.at_work) < IDLE_MAX
+    }
+}
+
 /// Asks it to end, and kills it when it does not. Returns whether it was killed.
 async fn end(process: &Process) -> Result<bool, ProcessError> {
     let pid = process.pid();
@@ -172,13 +199,14 @@ async fn end(process: &Process) -> Result<bool, ProcessError> {
     };
     // One that was stopped would not even take the SIGTERM.
     signal(Signal::CONT)?;
-    drain(pid).await;
+    let mut patience = Patience::begin();
+    drain(process, &mut patience).await;
     signal(Signal::TERM)?;
-    if matches!(
-        timeout(TERMINATION_GRACE, process.exited()).await,
-        Ok(Ok(()))
-    ) {
-        return Ok(false);
+    patience.at_work = Instant::now();
+    while patience.is_left(process) {
+        if matches!(timeout(LOOK_INTERVAL, process.exited()).await, Ok(Ok(()))) {
+            return Ok(false);
+        }
     }
     stray::kill(process, METALOGGER).await?;
     Ok(true)
@@ -186,11 +214,11 @@ async fn end(process: &Process) -> Result<bool, ProcessError> {
 
 /// Lets it read what has arrived: at SIGTERM it leaves unread what it cannot read in one go, and
 /// these may be the last changes of a master that is dead.
-async fn drain(pid: i32) {
-    let until = Instant::now() + DRAIN_MAX;
+async fn drain(process: &Process, patience: &mut Patience) {
+    let pid = process.pid();
     loop {
         match sockets::has_unread(pid) {
-            Ok(true) if Instant::now() < until => sleep(DRAIN_INTERVAL).await,
+            Ok(true) if patience.is_left(process) => sleep(LOOK_INTERVAL).await,
             Ok(true) => {
                 tracing::warn!(pid, "mfsmetalogger does not read what it was sent");
                 return;
@@ -205,5 +233,47 @@ async fn drain(pid: i32) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Child, Stdio};
+
+    use super::*;
+    use crate::moosefs::process::pidfd::positive;
+
+    /// A program that does as `script` says. mfsmetalogger itself cannot be made slow.
+    fn start(script: &str) -> (Child, Process) {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let pid = positive(i32::try_from(child.id()).unwrap()).unwrap();
+        (child, Process::open(pid).unwrap().unwrap())
+    }
+
+    #[tokio::test]
+    async fn one_that_is_at_work_is_not_killed() {
+        // It works on for two seconds: longer than one that is idle is waited for.
+        let (mut child, process) = start(
+            "work() { end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do
+                i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done; done; exit 7; }
+             trap work TERM; echo; while :; do :; done",
+        );
+        assert!(!end(&process).await.unwrap());
+        assert_eq!(child.wait().unwrap().code(), Some(7), "its own end");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_idle_is_killed() {
+        let (mut child, process) = start("trap '' TERM; echo; exec sleep 1000");
+        assert!(end(&process).await.unwrap());
+        assert_eq!(child.wait().unwrap().code(), None, "killed");
     }
 }

@@ -93,6 +93,12 @@ impl Process {
         }
     }
 
+    /// Whether it runs or would, or waits for a disk (states R and D of `/proc/PID/stat`): it gets on, however slowly.
+    pub(super) fn is_at_work(&self) -> bool {
+        let stat = Stat::of(self.pid).ok().flatten();
+        stat.is_some_and(|stat| matches!(stat.state, 'R' | 'D')) && self.is_alive()
+    }
+
     /// Waits for its end. Cancel safe, and returns at once when it has ended.
     ///
     /// # Errors
@@ -154,6 +160,7 @@ fn has_exited(fd: &OwnedFd) -> io::Result<bool> {
 /// What is used of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
+    state: char,
     parent: i32,
     start_time: u64,
 }
@@ -176,10 +183,15 @@ impl Stat {
         // `PID (NAME) STATE PARENT …`; the name may contain blanks and parentheses.
         let (_, rest) = text.rsplit_once(')')?;
         let mut fields = rest.split_ascii_whitespace();
-        let parent = fields.nth(1)?.parse().ok()?;
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
         // Field 22, counted from 1; the fourth was taken.
         let start_time = fields.nth(22 - 5)?.parse().ok()?;
-        Some(Self { parent, start_time })
+        Some(Self {
+            state,
+            parent,
+            start_time,
+        })
     }
 }
 
@@ -196,6 +208,7 @@ mod tests {
         assert_eq!(
             Stat::parse(text),
             Some(Stat {
+                state: 'S',
                 parent: 5,
                 start_time: 4711
             })
