@@ -14,8 +14,9 @@ use crate::error::chain;
 use crate::interface::Interface;
 use crate::netlink::Netlink;
 
-/// The kernel takes what nobody holds any more off within milliseconds, and does not tell when.
-const DETACH_LIMIT: Duration = Duration::from_millis(500);
+/// The kernel takes what nobody holds any more off within milliseconds, on an overloaded machine later, and does not
+/// tell when.
+const DETACH_LIMIT: Duration = Duration::from_secs(5);
 const DETACH_POLL: Duration = Duration::from_millis(10);
 
 /// What the gate shows of itself.
