@@ -40,6 +40,8 @@ pub struct ClusterStatus {
     pub generation_in_force: u32,
     /// The lease.
     pub lease: LeaseView,
+    /// Own metadata; absent on a witness, and where there are none.
+    pub metadata: Option<MetadataStatus>,
     /// What survives a power failure.
     pub durable: DurableStatus,
     /// All others.
@@ -166,6 +168,11 @@ pub struct MetadataStatus {
     pub epoch: u64,
     /// The number of the next change.
     pub version: u64,
+    /// Changes that the holder was last heard to have, at most 1.5 s ago, and that are missing here; absent where
+    /// the holder's epoch is another one.
+    pub lag: Option<u64>,
+    /// Whether that is more than `max_lag`, or a whole epoch: such a node is not elected.
+    pub is_behind: bool,
 }
 
 /// A network between the members.
@@ -208,6 +215,7 @@ impl ClusterStatus {
             generation: cluster.generation,
             generation_in_force: seen.lease.durable.membership.generation,
             lease: LeaseView::new(&seen.lease, sources.at),
+            metadata: MetadataStatus::new(seen.lease.metadata, sources),
             durable: DurableStatus::new(&seen.lease, sources.state),
             members: seen
                 .members
@@ -270,13 +278,17 @@ impl DurableStatus {
     }
 }
 
-impl From<Metadata> for MetadataStatus {
-    fn from(metadata: Metadata) -> Self {
-        Self {
-            id: format!("{:016x}", metadata.id),
-            epoch: metadata.freshness.epoch,
-            version: metadata.freshness.version,
-        }
+impl MetadataStatus {
+    fn new(metadata: Metadata, sources: &Sources<'_>) -> Option<Self> {
+        let seen = sources.seen.lease.durable.seen;
+        let Metadata { id, freshness } = metadata;
+        (id != 0).then(|| Self {
+            id: format!("{id:016x}"),
+            epoch: freshness.epoch,
+            version: freshness.version,
+            lag: freshness.lag(seen),
+            is_behind: freshness.is_behind(seen, sources.cluster.max_lag),
+        })
     }
 }
 
@@ -307,10 +319,7 @@ impl MemberStatus {
             jitter_us: member.jitter.map(micros),
             drift_ppm: member.drift_ppm,
             phase: last.map(|heartbeat| heartbeat.phase.name().to_owned()),
-            metadata: last
-                .map(|heartbeat| heartbeat.metadata)
-                .filter(|metadata| metadata.id != 0)
-                .map(MetadataStatus::from),
+            metadata: last.and_then(|heartbeat| MetadataStatus::new(heartbeat.metadata, sources)),
             ready: has(Flags::READY),
             frozen: has(Flags::FROZEN),
             late: has(Flags::LATE),

@@ -147,6 +147,7 @@ impl Election {
             holder: self.holder_id(now),
             heard: self.heard(now),
             majority: u8::try_from(majority).unwrap_or(u8::MAX),
+            metadata: self.metadata,
             is_frozen: self.is_frozen(),
             obstacle: self.obstacle(now),
             refused: self.refused,

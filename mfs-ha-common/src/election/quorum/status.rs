@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use crate::cluster::{NodeId, Role};
 use crate::durable::Durable;
+use crate::freshness::Metadata;
 use crate::heartbeat::{Ballot, Heartbeat};
 use crate::time::Timestamp;
 
@@ -22,7 +23,9 @@ pub struct LeaseStatus {
     pub heard: u8,
     /// How many make a majority.
     pub majority: u8,
-    /// Whether its metadata are final.
+    /// What it has, or serves.
+    pub metadata: Metadata,
+    /// Whether that is final.
     pub is_frozen: bool,
     /// Why it does not ask for a lease.
     pub obstacle: Option<Obstacle>,

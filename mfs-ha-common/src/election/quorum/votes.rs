@@ -169,14 +169,8 @@ impl Election {
 
     /// Rule L1e: what was stale before all nodes started is stale after it.
     fn may_have_after(&self, theirs: Metadata) -> Result<(), Refusal> {
-        let seen = self.durable.seen;
-        let reach = theirs
-            .freshness
-            .version
-            .saturating_add(self.settings.max_lag);
-        let is_behind = theirs.freshness.epoch < seen.epoch
-            || (theirs.freshness.epoch == seen.epoch && reach < seen.version);
-        if is_behind {
+        let (seen, max_lag) = (self.durable.seen, self.settings.max_lag);
+        if theirs.freshness.is_behind(seen, max_lag) {
             return Err(Refusal::Behind);
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::super::seconds;
-use super::{ClusterStatus, DurableStatus, LeaseView, MemberStatus, PathStatus};
+use super::{ClusterStatus, DurableStatus, LeaseView, MemberStatus, MetadataStatus, PathStatus};
 
 impl fmt::Display for ClusterStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -17,6 +17,9 @@ impl fmt::Display for ClusterStatus {
         }
         writeln!(f)?;
         self.lease.fmt(f)?;
+        if let Some(metadata) = &self.metadata {
+            writeln!(f, "freshness   {metadata}")?;
+        }
         self.durable.fmt(f)?;
         for member in &self.members {
             member.fmt(f)?;
@@ -107,7 +110,7 @@ impl fmt::Display for MemberStatus {
             write!(f, ", {phase}")?;
         }
         if let Some(metadata) = &self.metadata {
-            write!(f, ", epoch {} version {}", metadata.epoch, metadata.version)?;
+            write!(f, ", {metadata}")?;
         }
         for (is_set, word) in [
             (self.ready, "ready"),
@@ -121,6 +124,19 @@ impl fmt::Display for MemberStatus {
         writeln!(f)?;
         for difference in &self.differences {
             writeln!(f, "  differs   {difference}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for MetadataStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch {} version {}", self.epoch, self.version)?;
+        if let Some(lag) = self.lag.filter(|lag| *lag > 0) {
+            write!(f, ", {lag} changes behind")?;
+        }
+        if self.is_behind {
+            write!(f, ", too old to be elected")?;
         }
         Ok(())
     }
@@ -140,5 +156,37 @@ impl fmt::Display for PathStatus {
             write!(f, ": {problem}")?;
         }
         writeln!(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told() {
+        let text = |lag, is_behind| {
+            let metadata = MetadataStatus {
+                id: "00000000000000ab".to_owned(),
+                epoch: 3,
+                version: 1200,
+                lag,
+                is_behind,
+            };
+            metadata.to_string()
+        };
+        assert_eq!(text(Some(0), false), "epoch 3 version 1200");
+        assert_eq!(
+            text(Some(40), false),
+            "epoch 3 version 1200, 40 changes behind"
+        );
+        assert_eq!(
+            text(Some(4000), true),
+            "epoch 3 version 1200, 4000 changes behind, too old to be elected"
+        );
+        assert_eq!(
+            text(None, true),
+            "epoch 3 version 1200, too old to be elected"
+        );
     }
 }
