@@ -9,6 +9,7 @@ mod common;
 #[path = "gate/far.rs"]
 mod far;
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use aya::programs::links::{FdLink, PinnedLink};
 use common::{DEADLINE, in_namespace, ip, ip_shows};
 use far::Far;
 use mfs_ha::bpf::{self, Attached, Attachments, Configured, Maps};
@@ -343,24 +345,116 @@ fn the_gate_outlives_its_daemon_until_it_is_taken_off() {
     });
 }
 
+/// The numbers by which the kernel knows what is pinned.
+fn link_ids(pins: &Path) -> BTreeMap<PathBuf, u32> {
+    let id = |path: &PathBuf| {
+        let link = FdLink::from(PinnedLink::from_pin(path).unwrap());
+        link.info().unwrap().id()
+    };
+    let links = bpf::pinned_links(pins).unwrap();
+    links
+        .into_iter()
+        .map(|path| (path.clone(), id(&path)))
+        .collect()
+}
+
 #[test]
-fn a_successor_finds_the_way_free() {
+fn a_successor_takes_over_without_a_gap() {
     in_namespace(async || {
         let _far = wire();
         let pins = pin_dir();
         let begin = Instant::now();
+        let mut before: Option<(BTreeMap<PathBuf, u32>, u32)> = None;
         // An emulated processor verifies the programs for seconds, each time.
         for life in (0..30).take_while(|life| *life < 3 || begin.elapsed() < DEADLINE) {
-            // As the next start does: the pins of the life before go, and everything is attached anew.
             let loaded = bpf::load(Some(&pins.0), &Configured::default());
             let (program, maps) = loaded.unwrap();
+            let id = program.id().unwrap();
             let attachments = Attachments::new(program, None, true).unwrap();
             let xdp = attach(&attachments).await;
+            let netlink = Netlink::connect().unwrap();
+            let interface = netlink.interface("v0").await.unwrap().unwrap();
+            assert_eq!(interface.xdp.unwrap().program_ids, [id], "{life}");
             // Filters of kernels before 6.6 have no pins.
-            let links = bpf::pinned_links(&pins.0).unwrap();
+            let links = link_ids(&pins.0);
             assert!(!links.is_empty(), "{life}");
+            if let Some((links_before, id_before)) = before {
+                assert_eq!(links, links_before, "{life}: the same attachments");
+                assert_ne!(id, id_before, "{life}: with another program");
+            }
+            before = Some((links, id));
             attachments.leave().await;
             drop((maps, attachments, xdp));
         }
+    });
+}
+
+#[test]
+fn a_successor_without_a_gate_takes_it_off() {
+    in_namespace(async || {
+        let host = Host::new().await;
+        host.attachments.leave().await;
+        let Host {
+            far,
+            maps,
+            attachments,
+            xdp,
+            listeners,
+            pins,
+        } = host;
+        drop((maps, attachments, xdp));
+        assert!(!reaches(OTHER), "over lo");
+
+        // As every start does on kernels that have filters.
+        bpf::remove_all_filters().await.unwrap();
+        let (program, maps) = bpf::load(Some(&pins.0), &Configured::default()).unwrap();
+        let attachments = Attachments::new(program, None, false).unwrap();
+        let xdp = attach(&attachments).await;
+        assert_eq!(link_ids(&pins.0).len(), 1, "the XDP program alone");
+        let end = Instant::now() + DEADLINE;
+        while !reaches(OTHER) {
+            assert!(Instant::now() < end, "still there");
+        }
+        drop((far, maps, attachments, xdp, listeners));
+    });
+}
+
+#[test]
+fn what_a_successor_does_not_want_is_taken_off() {
+    in_namespace(async || {
+        let _far = wire();
+        ip("link add w0 type veth peer name w1");
+        let pins = pin_dir();
+        let attach_to = async |attachments: &Attachments, name: &str| {
+            let netlink = Netlink::connect().unwrap();
+            let interface = netlink.interface(name).await.unwrap().unwrap();
+            attachments.attach(&interface).await.unwrap()
+        };
+        let (program, maps) = bpf::load(Some(&pins.0), &Configured::default()).unwrap();
+        let attachments = Attachments::new(program, None, false).unwrap();
+        let xdp = (
+            attach_to(&attachments, "v0").await,
+            attach_to(&attachments, "w0").await,
+        );
+        attachments.leave().await;
+        drop((maps, attachments, xdp));
+
+        let (program, maps) = bpf::load(Some(&pins.0), &Configured::default()).unwrap();
+        let attachments = Attachments::new(program, None, false).unwrap();
+        attachments.clear_up_later();
+        let xdp = attach_to(&attachments, "v0").await;
+        assert_eq!(link_ids(&pins.0).len(), 2, "it may be wanted yet");
+        let netlink = Netlink::connect().unwrap();
+        let end = Instant::now() + DEADLINE + DEADLINE;
+        loop {
+            let interface = netlink.interface("w0").await.unwrap().unwrap();
+            if interface.xdp.is_none() {
+                break;
+            }
+            assert!(Instant::now() < end, "still there");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(link_ids(&pins.0).len(), 1);
+        drop((maps, attachments, xdp));
     });
 }

@@ -1,11 +1,12 @@
 //! Attaching the program to an interface: native where the driver can, else generic.
 
 use aya::programs::links::FdLink;
+use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, XdpMode};
 
 use super::link::{HeldLink, Stay};
 use super::{BpfError, PROGRAM, Program, os_error};
-use crate::interface::Interface;
+use crate::interface::{AttachMode, Interface};
 use crate::netlink::NetlinkError;
 
 /// How the program is attached.
@@ -24,6 +25,14 @@ impl Mode {
         match self {
             Self::Native => "native",
             Self::Generic => "generic",
+        }
+    }
+
+    /// Returns what the kernel shows of it.
+    const fn shown(self) -> AttachMode {
+        match self {
+            Self::Native => AttachMode::Native,
+            Self::Generic => AttachMode::Generic,
         }
     }
 
@@ -107,6 +116,9 @@ impl Program {
         mode: Option<Mode>,
         stay: &Stay,
     ) -> Result<Attached, AttachError> {
+        if let Some(attached) = self.take_over(interface, mode.unwrap_or(Mode::Native), stay)? {
+            return Ok(attached);
+        }
         match mode {
             Some(mode) => self.attach_in(interface, mode, None, stay),
             None => match self.attach_in(interface, Mode::Native, None, stay) {
@@ -118,6 +130,35 @@ impl Program {
         }
     }
 
+    /// Puts the program in the place of an earlier life's, if that runs in `mode`.
+    fn take_over(
+        &mut self,
+        interface: &Interface,
+        mode: Mode,
+        stay: &Stay,
+    ) -> Result<Option<Attached>, AttachError> {
+        let Some(pin) = self.link_pin(PROGRAM, interface.ifindex) else {
+            return Ok(None);
+        };
+        let present = interface.xdp.as_ref();
+        let present = present.filter(|xdp| xdp.mode == mode.shown());
+        let xdp = self.xdp_mut()?;
+        let taken = HeldLink::take_over(
+            &pin,
+            stay,
+            |id| present.is_some_and(|xdp| xdp.program_ids.contains(&id)),
+            |link: XdpLink| {
+                let id = xdp.attach_to_link(link)?;
+                xdp.take_link(id).map(drop)
+            },
+        )?;
+        Ok(taken.map(|link| Attached {
+            mode,
+            fallback_reason: None,
+            _link: link,
+        }))
+    }
+
     fn attach_in(
         &mut self,
         interface: &Interface,
@@ -125,9 +166,7 @@ impl Program {
         fallback_reason: Option<String>,
         stay: &Stay,
     ) -> Result<Attached, AttachError> {
-        let pin = self
-            .links_dir()
-            .map(|dir| dir.join(format!("{PROGRAM}-{}", interface.ifindex)));
+        let pin = self.link_pin(PROGRAM, interface.ifindex);
         let xdp = self.xdp_mut()?;
         let link = xdp
             .attach_to_if_index(interface.ifindex, mode.flags())

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::guard::{GateKind, Guard, Place};
 use super::link::Stay;
-use super::{AttachError, Attached, BpfError, Mode, Program};
+use super::{AttachError, Attached, BpfError, GATE_PROGRAMS, Mode, Program};
 use crate::error::chain;
 use crate::interface::Interface;
 use crate::netlink::Netlink;
@@ -17,6 +17,8 @@ use crate::netlink::Netlink;
 /// The kernel takes what nobody holds any more off within milliseconds, on an overloaded machine later, and does not
 /// tell when.
 const DETACH_LIMIT: Duration = Duration::from_secs(5);
+/// Until all that is wanted is attached.
+const TAKE_OVER_SPAN: Duration = Duration::from_secs(10);
 const DETACH_POLL: Duration = Duration::from_millis(10);
 
 /// What the gate shows of itself.
@@ -72,6 +74,10 @@ impl Attachments {
     /// # Errors
     /// The kernel does not know the program.
     pub fn new(program: Program, mode: Option<Mode>, is_gated: bool) -> Result<Self, BpfError> {
+        if !is_gated {
+            // Nobody would open it.
+            program.remove_strange_links(|name| GATE_PROGRAMS.contains(&name))?;
+        }
         Ok(Self {
             program_id: program.id()?,
             stay: Stay::default(),
@@ -90,6 +96,23 @@ impl Attachments {
     pub async fn leave(&self) {
         self.stay.set();
         self.inner.lock().await.program.leave();
+    }
+
+    /// Some seconds from now takes off what an earlier life attached and this one does not want, on an interface that
+    /// the configuration does not name any more. All others are taken over when they are attached to.
+    ///
+    /// Call it within a tokio runtime.
+    pub fn clear_up_later(&self) {
+        let inner = Arc::downgrade(&self.inner);
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(TAKE_OVER_SPAN).await;
+            let Some(inner) = inner.upgrade() else {
+                return;
+            };
+            if let Err(error) = inner.lock().await.program.remove_strange_links(|_| true) {
+                tracing::warn!(error = chain(&error), "an earlier life's attachments stay");
+            }
+        }));
     }
 
     /// Returns where the gate's view can be read.

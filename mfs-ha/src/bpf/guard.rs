@@ -3,8 +3,12 @@
 //! Kernels since 6.6 have tcx, several programs in a row; before that there are filters of the clsact qdisc. On
 //! `lo` it is the same: XDP there would copy every large packet into one piece first.
 
+use std::path::Path;
+
 use aya::programs::links::FdLink;
-use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType, TcError};
+use aya::programs::tc::{
+    self, NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError,
+};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 use aya::util::KernelVersion;
 use mfs_ha_common::gate::Direction;
@@ -118,9 +122,13 @@ fn attach(
         prepare_clsact(place, direction).map_err(|error| refused(error.into()))?;
     }
     let name = program_name(direction);
-    let pin = program
-        .links_dir()
-        .map(|dir| dir.join(format!("{name}-{}", place.ifindex)));
+    let pin = program.link_pin(name, place.ifindex);
+    if let Some(pin) = &pin
+        && kind == GateKind::Tcx
+        && let Some(link) = take_over(program, place, direction, pin, stay)?
+    {
+        return Ok(link);
+    }
     let classifier = program.classifier_mut(name)?;
     // Before whoever else is there: a program that lets a packet pass may end the row.
     let options = match kind {
@@ -141,6 +149,30 @@ fn attach(
             HeldLink::new(link, pin, stay)?
         }
     })
+}
+
+/// Puts the program in the place of an earlier life's.
+fn take_over(
+    program: &mut Program,
+    place: Place<'_>,
+    direction: Direction,
+    pin: &Path,
+    stay: &Stay,
+) -> Result<Option<HeldLink>, BpfError> {
+    let kind = attach_type(direction);
+    let classifier = program.classifier_mut(program_name(direction))?;
+    HeldLink::take_over(
+        pin,
+        stay,
+        |id| {
+            let query = SchedClassifier::query_tcx(place.name, kind);
+            query.is_ok_and(|(_revision, there)| there.iter().any(|there| there.id() == id))
+        },
+        |link: SchedClassifierLink| {
+            let id = classifier.attach_to_link(link)?;
+            classifier.take_link(id).map(drop)
+        },
+    )
 }
 
 /// Makes the qdisc that filters belong to, and removes those that an earlier life left.

@@ -1,6 +1,5 @@
-//! An attachment: it outlives the daemon where it is pinned.
+//! An attachment: it outlives the daemon where it is pinned, and its successor takes it over.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
 
-use super::BpfError;
+use super::{BpfError, pins};
 use crate::error::chain;
 
 /// Whether attachments stay when they are dropped. One for all of a daemon.
@@ -49,7 +48,7 @@ impl HeldLink {
         let link = match pin {
             None => Link::Loose { _link: link },
             Some(path) => {
-                remove(&path)?;
+                pins::remove_pin(&path)?;
                 match link.pin(&path) {
                     Ok(pin) => Link::Pinned { pin, path },
                     Err(source) => {
@@ -63,6 +62,40 @@ impl HeldLink {
             link: Some(link),
             stay: stay.clone(),
         })
+    }
+
+    /// Takes over what an earlier life of this daemon pinned: `update` puts the program of this one in its place, at
+    /// once, so that there is no moment without one. Where that cannot be, the pin is removed, and the kernel takes
+    /// the attachment off by a thread of its own, on an overloaded machine after many seconds.
+    ///
+    /// `is_on` says whether the program of the number is where this one shall be: the interface may have been made
+    /// anew, or have been in another network namespace.
+    pub(super) fn take_over<L, E>(
+        path: &Path,
+        stay: &Stay,
+        is_on: impl FnOnce(u32) -> bool,
+        update: impl FnOnce(L) -> Result<(), E>,
+    ) -> Result<Option<Self>, BpfError>
+    where
+        L: TryFrom<FdLink>,
+    {
+        let Ok(pin) = PinnedLink::from_pin(path) else {
+            return Ok(None);
+        };
+        let link = FdLink::from(pin);
+        let is_there = link.info().is_ok_and(|info| is_on(info.program_id()));
+        let link = L::try_from(link).ok().filter(|_| is_there);
+        let is_updated = link.is_some_and(|link| update(link).is_ok());
+        let pin = PinnedLink::from_pin(path).ok().filter(|_| is_updated);
+        let Some(pin) = pin else {
+            pins::remove_pin(path)?;
+            return Ok(None);
+        };
+        let path = path.to_owned();
+        Ok(Some(Self {
+            link: Some(Link::Pinned { pin, path }),
+            stay: stay.clone(),
+        }))
     }
 
     /// Takes a filter.
@@ -90,19 +123,7 @@ fn take_off(pin: PinnedLink, path: &Path) {
     let id = |link: &FdLink| link.info().ok().map(|info| info.id());
     let pinned = PinnedLink::from_pin(path).ok().map(FdLink::from);
     let is_own = pinned.is_some_and(|pinned| id(&pinned) == id(&link));
-    if is_own && let Err(error) = remove(path) {
+    if is_own && let Err(error) = pins::remove_pin(path) {
         tracing::warn!(error = chain(&error), "an attachment stays behind");
-    }
-}
-
-fn remove(path: &Path) -> Result<(), BpfError> {
-    match std::fs::remove_file(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(BpfError::Pin {
-            action: "remove the pin",
-            path: path.to_owned(),
-            source,
-        }),
     }
 }

@@ -12,6 +12,7 @@ mod maps;
 mod pins;
 mod plain;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -112,6 +113,8 @@ pub enum BpfError {
 pub struct Program {
     ebpf: Ebpf,
     pins: Option<PathBuf>,
+    /// Of attachments of this life; whatever else is pinned is of an earlier one.
+    own_links: BTreeSet<PathBuf>,
 }
 
 /// Who is configured: those get their entries before the first frame is judged.
@@ -144,6 +147,7 @@ pub fn load(pins: Option<&Path>, configured: &Configured<'_>) -> Result<(Program
     let mut program = Program {
         ebpf,
         pins: pins.map(Path::to_owned),
+        own_links: BTreeSet::new(),
     };
     program.load()?;
     Ok((program, maps))
@@ -213,9 +217,27 @@ impl Program {
         Ok(())
     }
 
-    /// Returns where attachments are pinned.
-    fn links_dir(&self) -> Option<PathBuf> {
-        self.pins.as_deref().map(pins::links_dir)
+    /// Returns where the attachment of a program to an interface is pinned.
+    fn link_pin(&mut self, program: &str, ifindex: u32) -> Option<PathBuf> {
+        let dir = pins::links_dir(self.pins.as_deref()?);
+        let path = dir.join(format!("{program}-{ifindex}"));
+        self.own_links.insert(path.clone());
+        Some(path)
+    }
+
+    /// Takes off what an earlier life attached and this one has not taken over: of those programs that `is_meant`.
+    fn remove_strange_links(&self, is_meant: impl Fn(&str) -> bool) -> Result<(), BpfError> {
+        let Some(dir) = &self.pins else {
+            return Ok(());
+        };
+        let program = |path: &Path| {
+            let (program, _ifindex) = path.file_name()?.to_str()?.rsplit_once('-')?;
+            Some(is_meant(program))
+        };
+        pins::remove_links(dir, |path| {
+            !self.own_links.contains(path) && program(path).unwrap_or(true)
+        })?;
+        Ok(())
     }
 
     /// Returns a program of the gate, for `BPF_PROG_TEST_RUN`: what comes in, or what goes out.

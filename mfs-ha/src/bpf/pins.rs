@@ -62,19 +62,31 @@ pub fn pinned_links(dir: &Path) -> Result<Vec<PathBuf>, BpfError> {
 /// # Errors
 /// A pin that cannot be removed.
 pub fn remove_pins(dir: &Path) -> Result<bool, BpfError> {
-    let mut existed = false;
-    let links = pinned_links(dir)?;
-    let maps = MAPS.iter().map(|(_, name)| dir.join(name));
-    for path in links.into_iter().chain(maps) {
-        existed |= ignore_missing(std::fs::remove_file(&path)).map_err(|source| BpfError::Pin {
-            action: "remove the pin",
-            path,
-            source,
-        })?;
+    let mut existed = remove_links(dir, |_| true)?;
+    for (_, name) in MAPS {
+        existed |= remove_pin(&dir.join(name))?;
     }
     remove_dir(&links_dir(dir))?;
     remove_dir(dir)?;
     Ok(existed)
+}
+
+/// Removes the pins of attachments that `is_meant`, and says whether there was one.
+pub(super) fn remove_links(dir: &Path, is_meant: impl Fn(&Path) -> bool) -> Result<bool, BpfError> {
+    let mut existed = false;
+    for path in pinned_links(dir)?.iter().filter(|path| is_meant(path)) {
+        existed |= remove_pin(path)?;
+    }
+    Ok(existed)
+}
+
+/// Says whether there was one.
+pub(super) fn remove_pin(path: &Path) -> Result<bool, BpfError> {
+    ignore_missing(std::fs::remove_file(path)).map_err(|source| BpfError::Pin {
+        action: "remove the pin",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn remove_dir(dir: &Path) -> Result<(), BpfError> {
@@ -101,10 +113,13 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-/// Pins all maps in `dir`, where nothing of an earlier life stays.
+/// Pins all maps in `dir`, in place of those of an earlier life. What that one attached stays until it is taken over,
+/// or [`remove_links`] takes it off.
 pub(super) fn pin_maps(ebpf: &Ebpf, dir: &Path) -> Result<(), BpfError> {
     require_bpffs(Path::new(BPFFS))?;
-    remove_pins(dir)?;
+    for (_, name) in MAPS {
+        remove_pin(&dir.join(name))?;
+    }
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -125,8 +125,10 @@ impl Base {
             cluster_filter.write(words)?;
         }
         let (facts, facts_receiver) = mpsc::channel(FACTS_MAX);
+        let attachments = Attachments::new(program, xdp_mode(config.xdp()), config.is_gated())?;
+        attachments.clear_up_later();
         Ok(Self {
-            attachments: Attachments::new(program, xdp_mode(config.xdp()), config.is_gated())?,
+            attachments,
             facts,
             facts_receiver,
             peers,

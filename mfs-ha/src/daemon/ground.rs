@@ -83,7 +83,7 @@ impl Cleared {
         let metadata = prepare_metadata(&config)
             .await
             .map_err(GroundError::Metadata)?;
-        // Nothing is left that they would have to keep in.
+        // Nothing is left that they would have to keep in. Links are taken over later.
         bpf::remove_all_filters().await?;
         Ok(Self {
             config,
