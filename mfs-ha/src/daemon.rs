@@ -157,6 +157,7 @@ impl Daemon {
             },
         };
         let heartbeat = heartbeat::start(heartbeat, config.scheduling.realtime).await?;
+        base.attachments.clear_up_later();
         let inspector = Inspector {
             config: ground.configuration,
             facts: base.facts.clone(),

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use aya::programs::links::{FdLink, PinnedLink};
 use common::{DEADLINE, in_namespace, ip, ip_shows};
 use far::Far;
-use mfs_ha::bpf::{self, Attached, Attachments, Configured, Maps};
+use mfs_ha::bpf::{self, Attached, Attachments, Configured, Maps, Mode};
+use mfs_ha::interface::Interface;
 use mfs_ha::netlink::Netlink;
 use mfs_ha::{clock, gate};
 use mfs_ha_common::gate::{LeaseState, OPEN_CHUNKSERVERS, OPEN_CLIENTS, OPEN_METALOGGERS};
@@ -129,9 +130,7 @@ impl Host {
 }
 
 async fn attach(attachments: &Attachments) -> Arc<Attached> {
-    let netlink = Netlink::connect().unwrap();
-    let interface = netlink.interface("v0").await.unwrap().unwrap();
-    let attached = attachments.attach(&interface).await.unwrap();
+    let attached = attachments.attach(&interface("v0").await).await.unwrap();
     attachments.guard_all().await.unwrap();
     attached
 }
@@ -345,47 +344,90 @@ fn the_gate_outlives_its_daemon_until_it_is_taken_off() {
     });
 }
 
-/// The numbers by which the kernel knows what is pinned.
-fn link_ids(pins: &Path) -> BTreeMap<PathBuf, u32> {
-    let id = |path: &PathBuf| {
+/// The numbers by which the kernel knows what is pinned, and the programs that they attach.
+fn links(pins: &Path) -> BTreeMap<PathBuf, (u32, u32)> {
+    let numbers = |path: &PathBuf| {
         let link = FdLink::from(PinnedLink::from_pin(path).unwrap());
-        link.info().unwrap().id()
+        let info = link.info().unwrap();
+        (info.id(), info.program_id())
     };
-    let links = bpf::pinned_links(pins).unwrap();
-    links
-        .into_iter()
-        .map(|path| (path.clone(), id(&path)))
-        .collect()
+    let paths = bpf::pinned_links(pins).unwrap();
+    let links = paths.into_iter();
+    links.map(|path| (path.clone(), numbers(&path))).collect()
+}
+
+async fn interface(name: &str) -> Interface {
+    let netlink = Netlink::connect().unwrap();
+    netlink.interface(name).await.unwrap().unwrap()
+}
+
+/// Lets one life after the other attach in a mode, and sees each put its programs in the place of the last one's.
+async fn succeed(mode: Option<Mode>, lives: u32) {
+    let _far = wire();
+    let pins = pin_dir();
+    let begin = Instant::now();
+    let mut before: Option<BTreeMap<PathBuf, (u32, u32)>> = None;
+    // An emulated processor verifies the programs for seconds, each time.
+    for life in (0..lives).take_while(|life| *life < 3 || begin.elapsed() < DEADLINE) {
+        // What generic mode began, "auto" takes over as well.
+        let mode = mode.filter(|_| life % 2 == 0);
+        let loaded = bpf::load(Some(&pins.0), &Configured::default());
+        let (program, maps) = loaded.unwrap();
+        let id = program.id().unwrap();
+        let attachments = Attachments::new(program, mode, true).unwrap();
+        let xdp = attach(&attachments).await;
+        assert_eq!(interface("v0").await.xdp.unwrap().program_ids, [id]);
+        // Filters of kernels before 6.6 have no pins.
+        let now = links(&pins.0);
+        assert!(!now.is_empty(), "{life}");
+        if let Some(before) = before {
+            assert!(now.keys().eq(before.keys()), "{life}: {now:?}, {before:?}");
+            for (now, before) in now.values().zip(before.values()) {
+                assert_eq!(now.0, before.0, "{life}: the same attachment");
+                assert_ne!(now.1, before.1, "{life}: of another program");
+            }
+        }
+        before = Some(now);
+        attachments.leave().await;
+        drop((maps, attachments, xdp));
+    }
 }
 
 #[test]
-fn a_successor_takes_over_without_a_gap() {
+fn a_successor_takes_over() {
+    in_namespace(async || succeed(None, 30).await);
+}
+
+#[test]
+fn a_successor_takes_over_in_generic_mode() {
+    in_namespace(async || succeed(Some(Mode::Generic), 4).await);
+}
+
+#[test]
+fn nothing_is_taken_over_from_an_interface_that_is_another_one_now() {
     in_namespace(async || {
         let _far = wire();
         let pins = pin_dir();
-        let begin = Instant::now();
-        let mut before: Option<(BTreeMap<PathBuf, u32>, u32)> = None;
-        // An emulated processor verifies the programs for seconds, each time.
-        for life in (0..30).take_while(|life| *life < 3 || begin.elapsed() < DEADLINE) {
-            let loaded = bpf::load(Some(&pins.0), &Configured::default());
-            let (program, maps) = loaded.unwrap();
-            let id = program.id().unwrap();
-            let attachments = Attachments::new(program, None, true).unwrap();
-            let xdp = attach(&attachments).await;
-            let netlink = Netlink::connect().unwrap();
-            let interface = netlink.interface("v0").await.unwrap().unwrap();
-            assert_eq!(interface.xdp.unwrap().program_ids, [id], "{life}");
-            // Filters of kernels before 6.6 have no pins.
-            let links = link_ids(&pins.0);
-            assert!(!links.is_empty(), "{life}");
-            if let Some((links_before, id_before)) = before {
-                assert_eq!(links, links_before, "{life}: the same attachments");
-                assert_ne!(id, id_before, "{life}: with another program");
-            }
-            before = Some((links, id));
-            attachments.leave().await;
-            drop((maps, attachments, xdp));
-        }
+        let (program, maps) = bpf::load(Some(&pins.0), &Configured::default()).unwrap();
+        let attachments = Attachments::new(program, None, true).unwrap();
+        let ifindex = interface("v0").await.ifindex;
+        let xdp = attach(&attachments).await;
+        attachments.leave().await;
+        drop((maps, attachments, xdp));
+
+        ip("link del v0");
+        ip(&format!(
+            "link add v0 index {ifindex} type veth peer name v1"
+        ));
+        ip("link set v0 up");
+        let (program, maps) = bpf::load(Some(&pins.0), &Configured::default()).unwrap();
+        let id = program.id().unwrap();
+        let attachments = Attachments::new(program, None, true).unwrap();
+        let xdp = attach(&attachments).await;
+        let now = interface("v0").await;
+        assert_eq!(now.ifindex, ifindex);
+        assert_eq!(now.xdp.unwrap().program_ids, [id]);
+        drop((maps, attachments, xdp));
     });
 }
 
@@ -410,7 +452,7 @@ fn a_successor_without_a_gate_takes_it_off() {
         let (program, maps) = bpf::load(Some(&pins.0), &Configured::default()).unwrap();
         let attachments = Attachments::new(program, None, false).unwrap();
         let xdp = attach(&attachments).await;
-        assert_eq!(link_ids(&pins.0).len(), 1, "the XDP program alone");
+        assert_eq!(links(&pins.0).len(), 1, "the XDP program alone");
         let end = Instant::now() + DEADLINE;
         while !reaches(OTHER) {
             assert!(Instant::now() < end, "still there");
@@ -426,9 +468,7 @@ fn what_a_successor_does_not_want_is_taken_off() {
         ip("link add w0 type veth peer name w1");
         let pins = pin_dir();
         let attach_to = async |attachments: &Attachments, name: &str| {
-            let netlink = Netlink::connect().unwrap();
-            let interface = netlink.interface(name).await.unwrap().unwrap();
-            attachments.attach(&interface).await.unwrap()
+            attachments.attach(&interface(name).await).await.unwrap()
         };
         let (program, maps) = bpf::load(Some(&pins.0), &Configured::default()).unwrap();
         let attachments = Attachments::new(program, None, false).unwrap();
@@ -443,18 +483,13 @@ fn what_a_successor_does_not_want_is_taken_off() {
         let attachments = Attachments::new(program, None, false).unwrap();
         attachments.clear_up_later();
         let xdp = attach_to(&attachments, "v0").await;
-        assert_eq!(link_ids(&pins.0).len(), 2, "it may be wanted yet");
-        let netlink = Netlink::connect().unwrap();
+        assert_eq!(links(&pins.0).len(), 2, "it may be wanted yet");
         let end = Instant::now() + DEADLINE + DEADLINE;
-        loop {
-            let interface = netlink.interface("w0").await.unwrap().unwrap();
-            if interface.xdp.is_none() {
-                break;
-            }
+        while interface("w0").await.xdp.is_some() {
             assert!(Instant::now() < end, "still there");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert_eq!(link_ids(&pins.0).len(), 1);
+        assert_eq!(links(&pins.0).len(), 1);
         drop((maps, attachments, xdp));
     });
 }

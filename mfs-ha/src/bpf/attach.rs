@@ -28,11 +28,12 @@ impl Mode {
         }
     }
 
-    /// Returns what the kernel shows of it.
-    const fn shown(self) -> AttachMode {
-        match self {
-            Self::Native => AttachMode::Native,
-            Self::Generic => AttachMode::Generic,
+    /// Returns which one it is that the kernel shows, if it is one of ours.
+    const fn of(shown: AttachMode) -> Option<Self> {
+        match shown {
+            AttachMode::Native => Some(Self::Native),
+            AttachMode::Generic => Some(Self::Generic),
+            AttachMode::Hardware | AttachMode::Several | AttachMode::Unknown(_) => None,
         }
     }
 
@@ -116,7 +117,7 @@ impl Program {
         mode: Option<Mode>,
         stay: &Stay,
     ) -> Result<Attached, AttachError> {
-        if let Some(attached) = self.take_over(interface, mode.unwrap_or(Mode::Native), stay)? {
+        if let Some(attached) = self.take_over(interface, mode, stay)? {
             return Ok(attached);
         }
         match mode {
@@ -130,31 +131,39 @@ impl Program {
         }
     }
 
-    /// Puts the program in the place of an earlier life's, if that runs in `mode`.
+    /// Puts the program in the place of an earlier life's, if that runs in a mode that is allowed.
     fn take_over(
         &mut self,
         interface: &Interface,
-        mode: Mode,
+        wanted: Option<Mode>,
         stay: &Stay,
     ) -> Result<Option<Attached>, AttachError> {
         let Some(pin) = self.link_pin(PROGRAM, interface.ifindex) else {
             return Ok(None);
         };
-        let present = interface.xdp.as_ref();
-        let present = present.filter(|xdp| xdp.mode == mode.shown());
+        let present = interface.xdp.as_ref().and_then(|xdp| {
+            let mode = Mode::of(xdp.mode)?;
+            let is_allowed = wanted.is_none_or(|wanted| wanted == mode);
+            is_allowed.then_some((mode, &xdp.program_ids))
+        });
         let xdp = self.xdp_mut()?;
         let taken = HeldLink::take_over(
             &pin,
             stay,
-            |id| present.is_some_and(|xdp| xdp.program_ids.contains(&id)),
+            |id| present.is_some_and(|(_, ids)| ids.contains(&id)),
             |link: XdpLink| {
                 let id = xdp.attach_to_link(link)?;
                 xdp.take_link(id).map(drop)
             },
         )?;
-        Ok(taken.map(|link| Attached {
+        let Some((link, (mode, _))) = taken.zip(present) else {
+            return Ok(None);
+        };
+        self.is_at_home = true;
+        let is_fallback = wanted.is_none() && mode == Mode::Generic;
+        Ok(Some(Attached {
             mode,
-            fallback_reason: None,
+            fallback_reason: is_fallback.then(|| "so it was before this start".to_owned()),
             _link: link,
         }))
     }

@@ -99,7 +99,8 @@ impl Attachments {
     }
 
     /// Some seconds from now takes off what an earlier life attached and this one does not want, on an interface that
-    /// the configuration does not name any more. All others are taken over when they are attached to.
+    /// the configuration does not name any more. All others are taken over when they are attached to, which begins
+    /// now at the latest.
     ///
     /// Call it within a tokio runtime.
     pub fn clear_up_later(&self) {

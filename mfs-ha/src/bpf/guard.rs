@@ -160,13 +160,15 @@ fn take_over(
     stay: &Stay,
 ) -> Result<Option<HeldLink>, BpfError> {
     let kind = attach_type(direction);
+    let is_at_home = program.is_at_home;
     let classifier = program.classifier_mut(program_name(direction))?;
     HeldLink::take_over(
         pin,
         stay,
-        |id| {
-            let query = SchedClassifier::query_tcx(place.name, kind);
-            query.is_ok_and(|(_revision, there)| there.iter().any(|there| there.id() == id))
+        |id| match SchedClassifier::query_tcx(place.name, kind) {
+            Ok((_revision, there)) => there.iter().any(|there| there.id() == id),
+            // To be told takes CAP_SYS_ADMIN. A link whose interface has gone refuses the update by itself.
+            Err(_) => is_at_home,
         },
         |link: SchedClassifierLink| {
             let id = classifier.attach_to_link(link)?;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::ProgramError;
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
 
 use super::{BpfError, pins};
@@ -48,7 +49,7 @@ impl HeldLink {
         let link = match pin {
             None => Link::Loose { _link: link },
             Some(path) => {
-                pins::remove_pin(&path)?;
+                pins::remove_link(&path)?;
                 match link.pin(&path) {
                     Ok(pin) => Link::Pinned { pin, path },
                     Err(source) => {
@@ -65,37 +66,54 @@ impl HeldLink {
     }
 
     /// Takes over what an earlier life of this daemon pinned: `update` puts the program of this one in its place, at
-    /// once, so that there is no moment without one. Where that cannot be, the pin is removed, and the kernel takes
+    /// once, so that there is no moment without one. Where that cannot be, the pin is removed, and the kernel may take
     /// the attachment off by a thread of its own, on an overloaded machine after many seconds.
     ///
     /// `is_on` says whether the program of the number is where this one shall be: the interface may have been made
     /// anew, or have been in another network namespace.
-    pub(super) fn take_over<L, E>(
+    pub(super) fn take_over<L>(
         path: &Path,
         stay: &Stay,
         is_on: impl FnOnce(u32) -> bool,
-        update: impl FnOnce(L) -> Result<(), E>,
+        update: impl FnOnce(L) -> Result<(), ProgramError>,
     ) -> Result<Option<Self>, BpfError>
     where
-        L: TryFrom<FdLink>,
+        L: TryFrom<FdLink, Error = LinkError>,
     {
-        let Ok(pin) = PinnedLink::from_pin(path) else {
+        if !path.exists() {
             return Ok(None);
+        }
+        let taken = || -> anyhow::Result<bool> {
+            let link = FdLink::from(PinnedLink::from_pin(path)?);
+            if !is_on(link.info()?.program_id()) {
+                return Ok(false);
+            }
+            update(L::try_from(link)?)?;
+            Ok(true)
         };
-        let link = FdLink::from(pin);
-        let is_there = link.info().is_ok_and(|info| is_on(info.program_id()));
-        let link = L::try_from(link).ok().filter(|_| is_there);
-        let is_updated = link.is_some_and(|link| update(link).is_ok());
-        let pin = PinnedLink::from_pin(path).ok().filter(|_| is_updated);
-        let Some(pin) = pin else {
-            pins::remove_pin(path)?;
-            return Ok(None);
-        };
-        let path = path.to_owned();
-        Ok(Some(Self {
-            link: Some(Link::Pinned { pin, path }),
-            stay: stay.clone(),
-        }))
+        match taken() {
+            Ok(true) => {
+                let pin = PinnedLink::from_pin(path).map_err(|source| BpfError::PinnedLink {
+                    path: path.to_owned(),
+                    source: Box::new(source),
+                })?;
+                let path = path.to_owned();
+                return Ok(Some(Self {
+                    link: Some(Link::Pinned { pin, path }),
+                    stay: stay.clone(),
+                }));
+            }
+            Ok(false) => {
+                tracing::info!(pin = %path.display(), "an earlier life's attachment is of another interface or mode");
+            }
+            Err(error) => tracing::warn!(
+                pin = %path.display(),
+                error = chain(error.as_ref()),
+                "an earlier life's attachment cannot be taken over"
+            ),
+        }
+        pins::remove_link(path)?;
+        Ok(None)
     }
 
     /// Takes a filter.

@@ -98,6 +98,15 @@ pub enum BpfError {
         source: Box<aya::pin::PinError>,
     },
     /// An attachment could not be pinned.
+    #[error("cannot open the attachment that is pinned at {path}")]
+    PinnedLink {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<aya::programs::links::LinkError>,
+    },
+    /// An attachment cannot be pinned.
     #[error("cannot pin the attachment at {path}")]
     PinLink {
         /// Where.
@@ -115,6 +124,8 @@ pub struct Program {
     pins: Option<PathBuf>,
     /// Of attachments of this life; whatever else is pinned is of an earlier one.
     own_links: BTreeSet<PathBuf>,
+    /// The earlier life was in this network namespace: its XDP program was on an interface of it.
+    is_at_home: bool,
 }
 
 /// Who is configured: those get their entries before the first frame is judged.
@@ -148,6 +159,7 @@ pub fn load(pins: Option<&Path>, configured: &Configured<'_>) -> Result<(Program
         ebpf,
         pins: pins.map(Path::to_owned),
         own_links: BTreeSet::new(),
+        is_at_home: false,
     };
     program.load()?;
     Ok((program, maps))

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
+use aya::programs::links::PinnedLink;
 
 use super::{BPFFS, BpfError};
 
@@ -74,10 +75,24 @@ pub fn remove_pins(dir: &Path) -> Result<bool, BpfError> {
 /// Removes the pins of attachments that `is_meant`, and says whether there was one.
 pub(super) fn remove_links(dir: &Path, is_meant: impl Fn(&Path) -> bool) -> Result<bool, BpfError> {
     let mut existed = false;
+    let mut failed = None;
     for path in pinned_links(dir)?.iter().filter(|path| is_meant(path)) {
-        existed |= remove_pin(path)?;
+        match remove_link(path) {
+            Ok(did_exist) => existed |= did_exist,
+            Err(error) => failed = Some(error),
+        }
     }
-    Ok(existed)
+    failed.map_or(Ok(existed), Err)
+}
+
+/// Removes the pin of an attachment, and says whether there was one.
+pub(super) fn remove_link(path: &Path) -> Result<bool, BpfError> {
+    // Whoever lets go of it last takes it off: at once here, by a thread of the kernel where that is the pin. Which of
+    // them is last the kernel decides.
+    let held = PinnedLink::from_pin(path).ok();
+    let existed = remove_pin(path);
+    drop(held);
+    existed
 }
 
 /// Says whether there was one.

@@ -126,7 +126,6 @@ impl Base {
         }
         let (facts, facts_receiver) = mpsc::channel(FACTS_MAX);
         let attachments = Attachments::new(program, xdp_mode(config.xdp()), config.is_gated())?;
-        attachments.clear_up_later();
         Ok(Self {
             attachments,
             facts,

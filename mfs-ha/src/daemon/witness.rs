@@ -79,6 +79,7 @@ impl WitnessDaemon {
             },
         };
         let heartbeat = heartbeat::start(parts, witness.scheduling.realtime).await?;
+        base.attachments.clear_up_later();
         let inspector = Inspector {
             config,
             facts: base.facts.clone(),

@@ -168,10 +168,12 @@ pub struct MetadataStatus {
     pub epoch: u64,
     /// The number of the next change.
     pub version: u64,
-    /// Changes that the holder was last heard to have, at most 1.5 s ago, and that are missing here; absent where
-    /// the holder's epoch is another one.
+    /// Changes that a holder was last heard to have (what is known of it is up to 1.5 s old), and that are missing
+    /// here; absent where the holder's epoch is another one.
+    #[serde(default)]
     pub lag: Option<u64>,
-    /// Whether that is more than `max_lag`, or a whole epoch: such a node is not elected.
+    /// Whether that is more than `max_lag`, or a whole epoch: such a node is not elected, unless it accepts the loss.
+    #[serde(default)]
     pub is_behind: bool,
 }
 
@@ -215,7 +217,7 @@ impl ClusterStatus {
             generation: cluster.generation,
             generation_in_force: seen.lease.durable.membership.generation,
             lease: LeaseView::new(&seen.lease, sources.at),
-            metadata: MetadataStatus::new(seen.lease.metadata, sources),
+            metadata: MetadataStatus::new(seen.lease.metadata, cluster.accepts_loss, sources),
             durable: DurableStatus::new(&seen.lease, sources.state),
             members: seen
                 .members
@@ -279,7 +281,7 @@ impl DurableStatus {
 }
 
 impl MetadataStatus {
-    fn new(metadata: Metadata, sources: &Sources<'_>) -> Option<Self> {
+    fn new(metadata: Metadata, accepts_loss: bool, sources: &Sources<'_>) -> Option<Self> {
         let seen = sources.seen.lease.durable.seen;
         let Metadata { id, freshness } = metadata;
         (id != 0).then(|| Self {
@@ -287,7 +289,7 @@ impl MetadataStatus {
             epoch: freshness.epoch,
             version: freshness.version,
             lag: freshness.lag(seen),
-            is_behind: freshness.is_behind(seen, sources.cluster.max_lag),
+            is_behind: !accepts_loss && freshness.is_behind(seen, sources.cluster.max_lag),
         })
     }
 }
@@ -319,7 +321,9 @@ impl MemberStatus {
             jitter_us: member.jitter.map(micros),
             drift_ppm: member.drift_ppm,
             phase: last.map(|heartbeat| heartbeat.phase.name().to_owned()),
-            metadata: last.and_then(|heartbeat| MetadataStatus::new(heartbeat.metadata, sources)),
+            metadata: last.and_then(|heartbeat| {
+                MetadataStatus::new(heartbeat.metadata, has(Flags::ACCEPTS_LOSS), sources)
+            }),
             ready: has(Flags::READY),
             frozen: has(Flags::FROZEN),
             late: has(Flags::LATE),

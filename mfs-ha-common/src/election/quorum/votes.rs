@@ -11,8 +11,8 @@ use crate::promotion::Phase;
 use crate::time::Timestamp;
 
 /// A node whose metadata are not final this long after it was asked for that cannot serve them, and must not keep
-/// others from it.
-const FREEZE_LIMIT: Duration = Duration::from_secs(5);
+/// others from it. Longer than a metalogger may take to write out what it has: those who lack that wait for it.
+const FREEZE_LIMIT: Duration = Duration::from_secs(12);
 
 /// What a voter looks at before it gives a new grant.
 #[derive(Clone, Copy, Debug)]

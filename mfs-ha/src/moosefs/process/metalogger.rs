@@ -20,10 +20,11 @@ use crate::moosefs::settings::MetaloggerSettings;
 
 const METALOGGER: &str = "mfsmetalogger";
 
-/// From the wish to end it to SIGKILL, as long as it is at work. What it has not read or not written out then is
-/// lost, and was acknowledged. It takes 7 ms, and seconds on an overloaded machine or a slow disk. Less than the limit
-/// of P2.
-const WRITE_OUT_MAX: Duration = Duration::from_secs(10);
+/// How long it may read what it was sent, and then from SIGTERM to SIGKILL, as long as it is at work. What it has not
+/// read or not written out by then is lost, and was acknowledged. It takes 7 ms, and seconds on an overloaded machine
+/// or a slow disk. Both together are less than the limit of P2, and than voters wait for it (rule L1b).
+const READ_MAX: Duration = Duration::from_secs(6);
+const WRITE_OUT_MAX: Duration = Duration::from_secs(4);
 
 /// One that was not seen at work for so long does not go on by itself.
 const IDLE_MAX: Duration = Duration::from_secs(1);
@@ -171,11 +172,11 @@ struct Patience {
 }
 
 impl Patience {
-    fn begin() -> Self {
+    fn begin(limit: Duration) -> Self {
         let now = Instant::now();
         Self {
             at_work: now,
-            until: now + WRITE_OUT_MAX,
+            until: now + limit,
         }
     }
 
@@ -199,10 +200,9 @@ async fn end(process: &Process) -> Result<bool, ProcessError> {
     };
     // One that was stopped would not even take the SIGTERM.
     signal(Signal::CONT)?;
-    let mut patience = Patience::begin();
-    drain(process, &mut patience).await;
+    drain(process).await;
     signal(Signal::TERM)?;
-    patience.at_work = Instant::now();
+    let mut patience = Patience::begin(WRITE_OUT_MAX);
     while patience.is_left(process) {
         if matches!(timeout(LOOK_INTERVAL, process.exited()).await, Ok(Ok(()))) {
             return Ok(false);
@@ -214,8 +214,9 @@ async fn end(process: &Process) -> Result<bool, ProcessError> {
 
 /// Lets it read what has arrived: at SIGTERM it leaves unread what it cannot read in one go, and
 /// these may be the last changes of a master that is dead.
-async fn drain(process: &Process, patience: &mut Patience) {
+async fn drain(process: &Process) {
     let pid = process.pid();
+    let mut patience = Patience::begin(READ_MAX);
     loop {
         match sockets::has_unread(pid) {
             Ok(true) if patience.is_left(process) => sleep(LOOK_INTERVAL).await,
@@ -260,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_is_at_work_is_not_killed() {
-        // It works on for two seconds: longer than one that is idle is waited for.
+        // It works on for two to three seconds: longer than one that is idle is waited for.
         let (mut child, process) = start(
             "work() { end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do
                 i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done; done; exit 7; }
@@ -273,7 +274,9 @@ mod tests {
     #[tokio::test]
     async fn one_that_is_idle_is_killed() {
         let (mut child, process) = start("trap '' TERM; echo; exec sleep 1000");
+        let begin = Instant::now();
         assert!(end(&process).await.unwrap());
+        assert!(begin.elapsed() < WRITE_OUT_MAX, "sooner than a busy one");
         assert_eq!(child.wait().unwrap().code(), None, "killed");
     }
 }
