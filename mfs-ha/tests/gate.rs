@@ -42,7 +42,7 @@ struct Host {
     far: Far,
     maps: Maps,
     attachments: Attachments,
-    xdp: Arc<Attached>,
+    _xdp: Arc<Attached>,
     listeners: Vec<TcpListener>,
     pins: Pins,
 }
@@ -78,7 +78,7 @@ impl Host {
         let (program, maps) = bpf::load(Some(&pins.0), &Configured::default()).unwrap();
         let attachments = Attachments::new(program, None, true).unwrap();
         let mut host = Self {
-            xdp: attach(&attachments).await,
+            _xdp: attach(&attachments).await,
             listeners: listen(),
             far,
             maps,
@@ -117,6 +117,12 @@ impl Host {
 
     fn stats(&self) -> Stats {
         self.maps.stats.read().unwrap()
+    }
+
+    /// Drops all that a process has of it, as if that had died: what is pinned stays.
+    async fn die(self) -> (Far, Vec<TcpListener>, Pins) {
+        self.attachments.leave().await;
+        (self.far, self.listeners, self.pins)
     }
 
     /// Whether somebody at the other end of the cable reaches a port of the VIP.
@@ -310,18 +316,8 @@ fn an_interface_that_comes_later_is_guarded_too() {
 fn the_gate_outlives_its_daemon_until_it_is_taken_off() {
     in_namespace(async || {
         let host = Host::new().await;
-        host.attachments.leave().await;
-        let Host {
-            far,
-            maps,
-            attachments,
-            xdp,
-            listeners,
-            pins,
-        } = host;
-        let links = bpf::pinned_links(&pins.0).unwrap();
-        // All that the process has of it, as if it had died.
-        drop((maps, attachments, xdp));
+        let links = bpf::pinned_links(&host.pins.0).unwrap();
+        let (far, listeners, pins) = host.die().await;
         assert!(!far.run(|| reaches(OTHER)));
         assert!(!reaches(OTHER), "over lo");
         assert_eq!(bpf::pinned_links(&pins.0).unwrap(), links);
@@ -435,16 +431,7 @@ fn nothing_is_taken_over_from_an_interface_that_is_another_one_now() {
 fn a_successor_without_a_gate_takes_it_off() {
     in_namespace(async || {
         let host = Host::new().await;
-        host.attachments.leave().await;
-        let Host {
-            far,
-            maps,
-            attachments,
-            xdp,
-            listeners,
-            pins,
-        } = host;
-        drop((maps, attachments, xdp));
+        let (far, listeners, pins) = host.die().await;
         assert!(!reaches(OTHER), "over lo");
 
         // As every start does on kernels that have filters.
