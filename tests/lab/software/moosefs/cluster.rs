@@ -482,8 +482,11 @@ pub fn is_ready(status: &Value) -> bool {
     let hears_a_master = status
         .pointer("/master")
         .is_some_and(|master| !master.is_null());
-    let is_ready = status.pointer("/promotion/ready").and_then(Value::as_bool);
-    is_backup && hears_a_master && is_ready == Some(true) && votes(status)
+    let says = |what: &str| status.pointer(what).and_then(Value::as_bool);
+    let is_ready = says("/promotion/ready") == Some(true);
+    // What was served last may be of a newer epoch: voters would refuse it (rule L1e).
+    let is_behind = says("/cluster/metadata/is_behind") == Some(true);
+    is_backup && hears_a_master && is_ready && !is_behind && votes(status)
 }
 
 fn slot_of<T>(slots: &mut [Option<T>], node: usize) -> Result<&mut Option<T>> {
