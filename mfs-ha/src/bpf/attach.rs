@@ -163,7 +163,7 @@ impl Program {
         let is_fallback = wanted.is_none() && mode == Mode::Generic;
         Ok(Some(Attached {
             mode,
-            fallback_reason: is_fallback.then(|| "so it was before this start".to_owned()),
+            fallback_reason: is_fallback.then(|| "it did at an earlier start".to_owned()),
             _link: link,
         }))
     }

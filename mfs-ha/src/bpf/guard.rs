@@ -167,8 +167,9 @@ fn take_over(
         stay,
         |id| match SchedClassifier::query_tcx(place.name, kind) {
             Ok((_revision, there)) => there.iter().any(|there| there.id() == id),
-            // To be told takes CAP_SYS_ADMIN. A link whose interface has gone refuses the update by itself.
-            Err(_) => is_at_home,
+            // To be told takes CAP_SYS_ADMIN, which the daemon need not have. A link whose interface has gone refuses
+            // the update by itself.
+            Err(error) => is_at_home && os_error(&error) == Some(nix::libc::EPERM),
         },
         |link: SchedClassifierLink| {
             let id = classifier.attach_to_link(link)?;

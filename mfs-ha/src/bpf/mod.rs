@@ -97,7 +97,7 @@ pub enum BpfError {
         #[source]
         source: Box<aya::pin::PinError>,
     },
-    /// An attachment could not be pinned.
+    /// An attachment of an earlier life was taken over and cannot be held.
     #[error("cannot open the attachment that is pinned at {path}")]
     PinnedLink {
         /// Where.
@@ -106,7 +106,7 @@ pub enum BpfError {
         #[source]
         source: Box<aya::programs::links::LinkError>,
     },
-    /// An attachment cannot be pinned.
+    /// An attachment could not be pinned.
     #[error("cannot pin the attachment at {path}")]
     PinLink {
         /// Where.

@@ -125,9 +125,8 @@ impl Base {
             cluster_filter.write(words)?;
         }
         let (facts, facts_receiver) = mpsc::channel(FACTS_MAX);
-        let attachments = Attachments::new(program, xdp_mode(config.xdp()), config.is_gated())?;
         Ok(Self {
-            attachments,
+            attachments: Attachments::new(program, xdp_mode(config.xdp()), config.is_gated())?,
             facts,
             facts_receiver,
             peers,
