@@ -13,8 +13,9 @@ use mfs_ha_lab::scenario::Arena;
 use mfs_ha_lab::software::keepalived::{Keepalived, KeepalivedOptions};
 use mfs_ha_lab::software::load::Load;
 use mfs_ha_lab::software::ucarp::{Ucarp, UcarpOptions, UcarpState};
+use mfs_ha_lab::trial::undisturbed;
 use mfs_ha_lab::wait::{observe_for, wait_until};
-use mfs_ha_lab::{VIP, judge::wire::Advert, serial};
+use mfs_ha_lab::{VIP, judge::wire::Advert};
 
 const SETTLE: Duration = Duration::from_secs(12);
 
@@ -31,161 +32,166 @@ fn two_ucarps(arena: &Arena) -> (Ucarp, Ucarp) {
 
 #[test]
 fn ucarp_fails_over_in_its_known_time() {
-    let _serial = serial();
-    let arena = Arena::new(2).unwrap();
-    let (_master, mut backup) = two_ucarps(&arena);
-    let settled = Instant::now();
-    observe_for(Duration::from_secs(4)).unwrap();
-    let calm = arena.judge(settled, Instant::now()).unwrap();
-    println!("two ucarps at rest: {calm}");
-    assert_eq!((calm.owners_max, calm.moves), (1, 0));
-    assert!(calm.longest_gap < Duration::from_millis(100));
+    undisturbed(|| {
+        let arena = Arena::new(2).unwrap();
+        let (_master, mut backup) = two_ucarps(&arena);
+        let settled = Instant::now();
+        observe_for(Duration::from_secs(4)).unwrap();
+        let calm = arena.judge(settled, Instant::now()).unwrap();
+        println!("two ucarps at rest: {calm}");
+        assert_eq!((calm.owners_max, calm.moves), (1, 0));
+        assert!(calm.longest_gap < Duration::from_millis(100));
 
-    let failed_at = arena.fail_node(1).unwrap();
-    let takeover = arena.wait_takeover(1, failed_at, SETTLE).unwrap();
-    arena.wait_owner(2, SETTLE).unwrap();
-    let finding = arena.judge(failed_at, Instant::now()).unwrap();
-    println!(
-        "ucarp, master dead: VIP after {:?}, first answer after {:?}; {finding}",
-        takeover.vip_after, takeover.answered_after
-    );
-    assert_eq!(takeover.node, 2);
-    let answered_ms = takeover.answered_after.as_millis();
-    assert!((2300..=4600).contains(&answered_ms), "{answered_ms} ms");
-    let vip_after = takeover.vip_after.unwrap();
-    assert!(vip_after <= takeover.answered_after + Duration::from_millis(5));
-    assert!(takeover.answered_after - vip_after < Duration::from_millis(200));
-    assert_eq!(finding.owners_max, 1);
-    assert_eq!(backup.state().unwrap(), Some(UcarpState::Master));
+        let failed_at = arena.fail_node(1).unwrap();
+        let takeover = arena.wait_takeover(1, failed_at, SETTLE).unwrap();
+        arena.wait_owner(2, SETTLE).unwrap();
+        let finding = arena.judge(failed_at, Instant::now()).unwrap();
+        println!(
+            "ucarp, master dead: VIP after {:?}, first answer after {:?}; {finding}",
+            takeover.vip_after, takeover.answered_after
+        );
+        assert_eq!(takeover.node, 2);
+        let answered_ms = takeover.answered_after.as_millis();
+        assert!((2300..=4600).contains(&answered_ms), "{answered_ms} ms");
+        let vip_after = takeover.vip_after.unwrap();
+        assert!(vip_after <= takeover.answered_after + Duration::from_millis(5));
+        assert!(takeover.answered_after - vip_after < Duration::from_millis(200));
+        assert_eq!(finding.owners_max, 1);
+        assert_eq!(backup.state().unwrap(), Some(UcarpState::Master));
 
-    // The dead node still has its address: reachable again, it makes two owners, and the judge says so.
-    assert!(holds(&arena.topology().node(1).unwrap().namespace, VIP).unwrap());
-    let two = Instant::now();
-    arena.topology().port_up(1).unwrap();
-    wait_until("two owners", SETTLE, || {
-        Ok((arena.judge(two, Instant::now())?.owners_max == 2).then_some(()))
-    })
-    .unwrap();
-    arena.topology().remove_vip(1).unwrap();
-    arena.wait_owner(2, SETTLE).unwrap();
-    backup.terminate().unwrap();
-    arena.wait_no_owner(SETTLE).unwrap();
+        // The dead node still has its address: reachable again, it makes two owners, and the judge says so.
+        assert!(holds(&arena.topology().node(1).unwrap().namespace, VIP).unwrap());
+        let two = Instant::now();
+        arena.topology().port_up(1).unwrap();
+        wait_until("two owners", SETTLE, || {
+            Ok((arena.judge(two, Instant::now())?.owners_max == 2).then_some(()))
+        })
+        .unwrap();
+        arena.topology().remove_vip(1).unwrap();
+        arena.wait_owner(2, SETTLE).unwrap();
+        backup.terminate().unwrap();
+        arena.wait_no_owner(SETTLE).unwrap();
+    });
 }
 
 #[test]
 fn keepalived_fails_over_in_its_known_time() {
-    let _serial = serial();
-    let arena = Arena::new(2).unwrap();
-    let mut daemons = [1, 2].map(|node| {
-        Keepalived::start(arena.topology(), node, KeepalivedOptions::with_interval(5)).unwrap()
+    undisturbed(|| {
+        let arena = Arena::new(2).unwrap();
+        let mut daemons = [1, 2].map(|node| {
+            Keepalived::start(arena.topology(), node, KeepalivedOptions::with_interval(5)).unwrap()
+        });
+        arena.wait_owner(1, SETTLE).unwrap();
+        arena
+            .wait_steady_owner(Duration::from_secs(1), SETTLE)
+            .unwrap();
+        daemons[1].process().check_running().unwrap();
+        let failed_at = arena.fail_node(1).unwrap();
+        let takeover = arena.wait_takeover(1, failed_at, SETTLE).unwrap();
+        println!(
+            "keepalived at 0.05 s, master dead: VIP after {:?}, first answer after {:?}",
+            takeover.vip_after, takeover.answered_after
+        );
+        assert_eq!(takeover.node, 2);
+        let answered_ms = takeover.answered_after.as_millis();
+        assert!((80..=500).contains(&answered_ms), "{answered_ms} ms");
     });
-    arena.wait_owner(1, SETTLE).unwrap();
-    arena
-        .wait_steady_owner(Duration::from_secs(1), SETTLE)
-        .unwrap();
-    daemons[1].process().check_running().unwrap();
-    let failed_at = arena.fail_node(1).unwrap();
-    let takeover = arena.wait_takeover(1, failed_at, SETTLE).unwrap();
-    println!(
-        "keepalived at 0.05 s, master dead: VIP after {:?}, first answer after {:?}",
-        takeover.vip_after, takeover.answered_after
-    );
-    assert_eq!(takeover.node, 2);
-    let answered_ms = takeover.answered_after.as_millis();
-    assert!((80..=500).contains(&answered_ms), "{answered_ms} ms");
 }
 
 #[test]
 fn two_holders_are_two_owners() {
-    let _serial = serial();
-    let arena = Arena::new(2).unwrap();
-    let begin = Instant::now();
-    let vip = format!("{VIP}/24");
-    let set = |node: usize, verb: &str| {
-        arena
-            .topology()
-            .node(node)
-            .unwrap()
-            .namespace
-            .run("ip", &["addr", verb, &vip, "dev", "eth0"])
-            .unwrap();
-    };
-    set(1, "add");
-    arena.wait_owner(1, SETTLE).unwrap();
-    assert_eq!(arena.judge(begin, Instant::now()).unwrap().owners_max, 1);
+    undisturbed(|| {
+        let arena = Arena::new(2).unwrap();
+        let begin = Instant::now();
+        let vip = format!("{VIP}/24");
+        let set = |node: usize, verb: &str| {
+            arena
+                .topology()
+                .node(node)
+                .unwrap()
+                .namespace
+                .run("ip", &["addr", verb, &vip, "dev", "eth0"])
+                .unwrap();
+        };
+        set(1, "add");
+        arena.wait_owner(1, SETTLE).unwrap();
+        assert_eq!(arena.judge(begin, Instant::now()).unwrap().owners_max, 1);
 
-    let both = Instant::now();
-    set(2, "add");
-    observe_for(Duration::from_millis(300)).unwrap();
-    set(1, "del");
-    let apart = Instant::now();
-    arena.wait_owner(2, SETTLE).unwrap();
-    let finding = arena.judge(begin, Instant::now()).unwrap();
-    println!("two holders for {:?}: {finding}", apart - both);
-    assert_eq!(finding.owners_max, 2);
-    assert_eq!(finding.moves, 2);
-    for overlap in [finding.overlap, finding.address_overlap] {
-        assert!(overlap >= Duration::from_millis(300), "{overlap:?}");
-        assert!(overlap <= apart - both, "{overlap:?}");
-    }
-    set(2, "del");
-    arena.wait_no_owner(SETTLE).unwrap();
-    let silence = Instant::now();
-    observe_for(Duration::from_millis(200)).unwrap();
-    let finding = arena.judge(silence, Instant::now()).unwrap();
-    assert_eq!(finding.owners_max, 0);
-    assert!(finding.longest_gap >= Duration::from_millis(200));
+        let both = Instant::now();
+        set(2, "add");
+        observe_for(Duration::from_millis(300)).unwrap();
+        set(1, "del");
+        let apart = Instant::now();
+        arena.wait_owner(2, SETTLE).unwrap();
+        let finding = arena.judge(begin, Instant::now()).unwrap();
+        println!("two holders for {:?}: {finding}", apart - both);
+        assert_eq!(finding.owners_max, 2);
+        assert_eq!(finding.moves, 2);
+        for overlap in [finding.overlap, finding.address_overlap] {
+            assert!(overlap >= Duration::from_millis(300), "{overlap:?}");
+            assert!(overlap <= apart - both, "{overlap:?}");
+        }
+        set(2, "del");
+        arena.wait_no_owner(SETTLE).unwrap();
+        let silence = Instant::now();
+        observe_for(Duration::from_millis(200)).unwrap();
+        let finding = arena.judge(silence, Instant::now()).unwrap();
+        assert_eq!(finding.owners_max, 0);
+        assert!(finding.longest_gap >= Duration::from_millis(200));
+    });
 }
 
 #[test]
 fn the_sniffer_verifies_what_ucarp_sends_and_ucarp_what_we_inject() {
-    let _serial = serial();
-    let arena = Arena::new(1).unwrap();
-    let options = UcarpOptions::with_skew(10);
-    let mut ucarp = Ucarp::start(arena.topology(), 1, &options).unwrap();
-    ucarp.wait_state(UcarpState::Master, SETTLE).unwrap();
-    let source = arena.topology().node(1).unwrap().address;
-    let seen = wait_until("an advert of ucarp", SETTLE, || {
-        arena.sniffer().latest_of(source)
-    })
-    .unwrap();
-    assert!(seen.advert.is_authentic().unwrap());
-    assert_eq!((seen.advert.advbase, seen.advert.advskew), (1, 10));
-    assert_eq!(seen.advert.ttl, 255);
+    undisturbed(|| {
+        let arena = Arena::new(1).unwrap();
+        let options = UcarpOptions::with_skew(10);
+        let mut ucarp = Ucarp::start(arena.topology(), 1, &options).unwrap();
+        ucarp.wait_state(UcarpState::Master, SETTLE).unwrap();
+        let source = arena.topology().node(1).unwrap().address;
+        let seen = wait_until("an advert of ucarp", SETTLE, || {
+            arena.sniffer().latest_of(source)
+        })
+        .unwrap();
+        assert!(seen.advert.is_authentic().unwrap());
+        assert_eq!((seen.advert.advbase, seen.advert.advskew), (1, 10));
+        assert_eq!(seen.advert.ttl, 255);
 
-    let socket = PacketSocket::open(arena.topology().observer(), EtherType::Arp).unwrap();
-    let stranger = "10.77.0.240".parse().unwrap();
-    let better = Advert::new(socket.mac(), stranger, 1, 0, 7).unwrap();
-    let forged = Advert {
-        digest: [0; 20],
-        ..better.clone()
-    };
-    // ucarp reads packets up to a second late.
-    for _ in 0..4 {
-        socket.send(&forged.to_frame()).unwrap();
-        observe_for(Duration::from_millis(500)).unwrap();
-    }
-    assert_eq!(ucarp.state().unwrap(), Some(UcarpState::Master));
-    wait_until("ucarp to yield to a better advert", SETTLE, || {
-        socket.send(&better.to_frame())?;
-        thread::sleep(Duration::from_millis(90));
-        Ok((ucarp.state()? == Some(UcarpState::Backup)).then_some(()))
-    })
-    .unwrap();
-    arena.wait_no_owner(SETTLE).unwrap();
+        let socket = PacketSocket::open(arena.topology().observer(), EtherType::Arp).unwrap();
+        let stranger = "10.77.0.240".parse().unwrap();
+        let better = Advert::new(socket.mac(), stranger, 1, 0, 7).unwrap();
+        let forged = Advert {
+            digest: [0; 20],
+            ..better.clone()
+        };
+        // ucarp reads packets up to a second late.
+        for _ in 0..4 {
+            socket.send(&forged.to_frame()).unwrap();
+            observe_for(Duration::from_millis(500)).unwrap();
+        }
+        assert_eq!(ucarp.state().unwrap(), Some(UcarpState::Master));
+        wait_until("ucarp to yield to a better advert", SETTLE, || {
+            socket.send(&better.to_frame())?;
+            thread::sleep(Duration::from_millis(90));
+            Ok((ucarp.state()? == Some(UcarpState::Backup)).then_some(()))
+        })
+        .unwrap();
+        arena.wait_no_owner(SETTLE).unwrap();
+    });
 }
 
 #[test]
 fn the_judges_keep_their_grid_under_load() {
-    let _serial = serial();
-    let arena = Arena::new(1).unwrap();
-    let mut load = Load::start(arena.topology().directory(), Duration::from_secs(30)).unwrap();
-    observe_for(Duration::from_secs(1)).unwrap();
-    let begin = Instant::now();
-    observe_for(Duration::from_secs(3)).unwrap();
-    load.check_running().unwrap();
-    let finding = arena.judge(begin, Instant::now()).unwrap();
-    load.end().unwrap();
-    println!("questions in 3 s under load: {} of 600", finding.probes);
-    assert!(finding.probes > 500);
+    undisturbed(|| {
+        let arena = Arena::new(1).unwrap();
+        let mut load = Load::start(arena.topology().directory(), Duration::from_secs(30)).unwrap();
+        observe_for(Duration::from_secs(1)).unwrap();
+        let begin = Instant::now();
+        observe_for(Duration::from_secs(3)).unwrap();
+        load.check_running().unwrap();
+        let finding = arena.judge(begin, Instant::now()).unwrap();
+        load.end().unwrap();
+        println!("questions in 3 s under load: {} of 600", finding.probes);
+        assert!(finding.probes > 500);
+    });
 }

@@ -15,10 +15,10 @@ use mfs_ha_lab::net::flood::{Flood, datagram, overhear};
 use mfs_ha_lab::net::netns::run;
 use mfs_ha_lab::net::topology::{Shape, Traffic};
 use mfs_ha_lab::scenario::{Arena, Dice, Finding};
-use mfs_ha_lab::serial;
 use mfs_ha_lab::software::load::Load;
 use mfs_ha_lab::software::mfsha::QuorumTiming;
 use mfs_ha_lab::software::squad::Squad;
+use mfs_ha_lab::trial::{assert_owners, undisturbed};
 use mfs_ha_lab::wait::observe_for;
 use nix::unistd::Pid;
 
@@ -75,7 +75,7 @@ impl Scene {
         };
         scene.keep_from_judge();
         let idle = scene.measure("nothing", || observe_for(span() / 2).unwrap());
-        assert_eq!(idle.finding.owners_max, 1);
+        assert_owners(&idle.finding, 1);
         // A machine that is shared with others is late by itself, for longer than a lease of fast timing.
         assert!(timing == QuorumTiming::FAST || idle.finding.moves == 0);
         scene
@@ -301,52 +301,56 @@ fn floods(scene: &mut Scene) -> Vec<(&'static str, Result)> {
 }
 
 fn assert_nothing_moved(name: &str, result: &Result) {
-    assert_eq!(result.finding.owners_max, 1, "{name}");
+    assert_owners(&result.finding, 1);
     assert_eq!(result.finding.moves, 0, "{name}");
     assert!(result.is_quiet, "{name}");
 }
 
 #[test]
 fn hogs_move_nothing_at_default_timing() {
-    let _serial = serial();
-    let mut scene = Scene::new(QuorumTiming::DEFAULT, &[]);
-    let result = hogs(&mut scene);
-    assert_nothing_moved("hogs", &result);
+    undisturbed(|| {
+        let mut scene = Scene::new(QuorumTiming::DEFAULT, &[]);
+        let result = hogs(&mut scene);
+        assert_nothing_moved("hogs", &result);
+    });
 }
 
 #[test]
 fn floods_move_nothing_at_default_timing() {
-    let _serial = serial();
-    let mut scene = Scene::new(QuorumTiming::DEFAULT, &[]);
-    let begin = Instant::now();
-    for (name, result) in floods(&mut scene) {
-        assert_nothing_moved(name, &result);
-    }
-    let finding = scene.arena.judge(begin, Instant::now()).unwrap();
-    assert_eq!((finding.owners_max, finding.moves), (1, 0));
+    undisturbed(|| {
+        let mut scene = Scene::new(QuorumTiming::DEFAULT, &[]);
+        let begin = Instant::now();
+        for (name, result) in floods(&mut scene) {
+            assert_nothing_moved(name, &result);
+        }
+        let finding = scene.arena.judge(begin, Instant::now()).unwrap();
+        assert_owners(&finding, 1);
+        assert_eq!(finding.moves, 0);
+    });
 }
 
 /// T is 60 ms, for machines that are never late: what moves is told, and there is never a second owner. Nodes that
 /// require a signature of every advert are not kept busy by adverts without one.
 #[test]
 fn fast_timing_has_one_owner_all_the_same() {
-    let _serial = serial();
-    let settings = [("carp.require_extension", true)];
-    let mut scene = Scene::new(QuorumTiming::FAST, &settings);
-    if is_long() {
-        let result = hogs(&mut scene);
-        assert_eq!(result.finding.owners_max, 1, "hogs");
-        for (name, result) in floods(&mut scene) {
-            assert_eq!(result.finding.owners_max, 1, "{name}");
+    undisturbed(|| {
+        let settings = [("carp.require_extension", true)];
+        let mut scene = Scene::new(QuorumTiming::FAST, &settings);
+        if is_long() {
+            let result = hogs(&mut scene);
+            assert_owners(&result.finding, 1);
+            for (_, result) in floods(&mut scene) {
+                assert_owners(&result.finding, 1);
+            }
+            return;
         }
-        return;
-    }
-    let overheard = scene.overhear(Duration::from_secs(2));
-    let frames = scene.forged_heartbeats(&overheard);
-    let result = scene.flood("forged heartbeats", frames);
-    assert_eq!(result.finding.owners_max, 1);
-    let frames = scene.forged_adverts(&overheard, true);
-    let result = scene.flood("altered adverts", frames);
-    assert_eq!(result.finding.owners_max, 1);
-    assert!(result.cost.processes < 0.5, "{}", result.cost);
+        let overheard = scene.overhear(Duration::from_secs(2));
+        let frames = scene.forged_heartbeats(&overheard);
+        let result = scene.flood("forged heartbeats", frames);
+        assert_owners(&result.finding, 1);
+        let frames = scene.forged_adverts(&overheard, true);
+        let result = scene.flood("altered adverts", frames);
+        assert_owners(&result.finding, 1);
+        assert!(result.cost.processes < 0.5, "{}", result.cost);
+    });
 }

@@ -14,8 +14,9 @@ use mfs_ha_lab::net::packet::{EtherType, PacketSocket};
 use mfs_ha_lab::scenario::Arena;
 use mfs_ha_lab::software::mfsha::{MfsHa, MfsHaOptions, QuorumTiming, configure, set_key};
 use mfs_ha_lab::software::ucarp::{Ucarp, UcarpOptions, UcarpState};
+use mfs_ha_lab::trial::undisturbed;
 use mfs_ha_lab::wait::{observe_for, wait_until};
-use mfs_ha_lab::{VHID, VIP, serial};
+use mfs_ha_lab::{VHID, VIP};
 
 /// Both need three to five seconds of silence, and ucarp another second to notice anything.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -71,84 +72,88 @@ fn assert_calm(arena: &Arena, owner: usize, time: Duration) {
 /// The trailer that signs an advert lies behind what CARP reads: the real ucarp obeys it all the same.
 #[test]
 fn ucarp_obeys_signed_adverts() {
-    let _serial = serial();
-    let arena = Arena::new(2).unwrap();
-    let options = MfsHaOptions {
-        advbase: 1,
-        advskew: 0,
-        ..MfsHaOptions::with_quorum(QuorumTiming::DEFAULT, 2)
-    };
-    let configuration = configure(arena.topology(), 2, &options).unwrap();
-    set_key(&configuration, "mode", "carp").unwrap();
-    let mut mfs_ha = MfsHa::start_configured(arena.topology(), 2, &configuration).unwrap();
-    mfs_ha.wait_state("master", SETTLE).unwrap();
-    arena.wait_owner(2, SETTLE).unwrap();
-    let mut ucarp = ucarp_with_skew(&arena, 1, 50);
-    assert_calm(&arena, 2, Duration::from_secs(6));
-    assert_eq!(ucarp.states().unwrap(), [UcarpState::Backup]);
-    let source = arena.topology().node(2).unwrap().address;
-    let seen = arena.sniffer().latest_of(source).unwrap().unwrap();
-    assert!(seen.advert.is_authentic().unwrap());
-    let plain = 14 + 20 + 36;
-    assert!(
-        seen.frame.len() > plain,
-        "not signed: {} bytes",
-        seen.frame.len()
-    );
+    undisturbed(|| {
+        let arena = Arena::new(2).unwrap();
+        let options = MfsHaOptions {
+            advbase: 1,
+            advskew: 0,
+            ..MfsHaOptions::with_quorum(QuorumTiming::DEFAULT, 2)
+        };
+        let configuration = configure(arena.topology(), 2, &options).unwrap();
+        set_key(&configuration, "mode", "carp").unwrap();
+        let mut mfs_ha = MfsHa::start_configured(arena.topology(), 2, &configuration).unwrap();
+        mfs_ha.wait_state("master", SETTLE).unwrap();
+        arena.wait_owner(2, SETTLE).unwrap();
+        let mut ucarp = ucarp_with_skew(&arena, 1, 50);
+        assert_calm(&arena, 2, Duration::from_secs(6));
+        assert_eq!(ucarp.states().unwrap(), [UcarpState::Backup]);
+        let source = arena.topology().node(2).unwrap().address;
+        let seen = arena.sniffer().latest_of(source).unwrap().unwrap();
+        assert!(seen.advert.is_authentic().unwrap());
+        let plain = 14 + 20 + 36;
+        assert!(
+            seen.frame.len() > plain,
+            "not signed: {} bytes",
+            seen.frame.len()
+        );
 
-    let at = arena.fail_node(2).unwrap();
-    let takeover = arena.wait_takeover(2, at, SETTLE).unwrap();
-    println!("mfs-ha that signs its adverts died: {takeover:?}");
-    // Had ucarp not believed them, it would have taken over long before.
-    assert!(takeover.answered_after > DEAD_TIME - Duration::from_secs(1));
-    ucarp.wait_state(UcarpState::Master, SETTLE).unwrap();
+        let at = arena.fail_node(2).unwrap();
+        let takeover = arena.wait_takeover(2, at, SETTLE).unwrap();
+        println!("mfs-ha that signs its adverts died: {takeover:?}");
+        // Had ucarp not believed them, it would have taken over long before.
+        assert!(takeover.answered_after > DEAD_TIME - Duration::from_secs(1));
+        ucarp.wait_state(UcarpState::Master, SETTLE).unwrap();
+    });
 }
 
 #[test]
 fn each_takes_over_when_the_other_dies() {
-    let _serial = serial();
-    let arena = Arena::new(2).unwrap();
-    let _ucarp = ucarp_master(&arena, 1, 0);
-    let mut mfs_ha = mfs_ha_with_skew(&arena, 2, 50);
-    mfs_ha.wait_state("backup", SETTLE).unwrap();
-    assert_calm(&arena, 1, Duration::from_secs(5));
-    assert_eq!(mfs_ha.state().unwrap(), "backup");
-    let begin = Instant::now();
+    undisturbed(|| {
+        let arena = Arena::new(2).unwrap();
+        let _ucarp = ucarp_master(&arena, 1, 0);
+        let mut mfs_ha = mfs_ha_with_skew(&arena, 2, 50);
+        mfs_ha.wait_state("backup", SETTLE).unwrap();
+        assert_calm(&arena, 1, Duration::from_secs(5));
+        assert_eq!(mfs_ha.state().unwrap(), "backup");
+        let begin = Instant::now();
 
-    let at = arena.fail_node(1).unwrap();
-    let takeover = arena.wait_takeover(1, at, SETTLE).unwrap();
-    println!("ucarp died: {takeover:?}");
-    // 3 s and its slot after the last advert, which was at most 1 s before the death.
-    let waited = takeover.answered_after;
-    assert!(waited > DEAD_TIME - Duration::from_secs(1));
-    assert!(waited < DEAD_TIME + Duration::from_secs(1));
-    mfs_ha.wait_state("master", SETTLE).unwrap();
+        let at = arena.fail_node(1).unwrap();
+        let takeover = arena.wait_takeover(1, at, SETTLE).unwrap();
+        println!("ucarp died: {takeover:?}");
+        // 3 s and its slot after the last advert, which was at most 1 s before the death.
+        let waited = takeover.answered_after;
+        assert!(waited > DEAD_TIME - Duration::from_secs(1));
+        assert!(waited < DEAD_TIME + Duration::from_secs(1));
+        mfs_ha.wait_state("master", SETTLE).unwrap();
 
-    arena.topology().remove_vip(1).unwrap();
-    arena.topology().port_up(1).unwrap();
-    let mut ucarp = ucarp_with_skew(&arena, 1, 0);
-    assert_calm(&arena, 2, Duration::from_secs(6));
-    assert_eq!(ucarp.states().unwrap(), [UcarpState::Backup]);
-    let source = arena.topology().node(2).unwrap().address;
-    let seen = arena.sniffer().latest_of(source).unwrap().unwrap();
-    assert!(seen.advert.is_authentic().unwrap());
-    assert_eq!((seen.advert.advbase, seen.advert.advskew), (1, 50));
-    assert_eq!(seen.advert.mac, arena.topology().node(2).unwrap().mac);
+        arena.topology().remove_vip(1).unwrap();
+        arena.topology().port_up(1).unwrap();
+        let mut ucarp = ucarp_with_skew(&arena, 1, 0);
+        assert_calm(&arena, 2, Duration::from_secs(6));
+        assert_eq!(ucarp.states().unwrap(), [UcarpState::Backup]);
+        let source = arena.topology().node(2).unwrap().address;
+        let seen = arena.sniffer().latest_of(source).unwrap().unwrap();
+        assert!(seen.advert.is_authentic().unwrap());
+        assert_eq!((seen.advert.advbase, seen.advert.advskew), (1, 50));
+        assert_eq!(seen.advert.mac, arena.topology().node(2).unwrap().mac);
 
-    let at = arena.fail_node(2).unwrap();
-    let takeover = arena.wait_takeover(2, at, SETTLE).unwrap();
-    println!("mfs-ha died: {takeover:?}");
-    assert!(takeover.answered_after < DEAD_TIME + 2 * UCARP_LATENCY + Duration::from_millis(600));
-    ucarp.wait_state(UcarpState::Master, SETTLE).unwrap();
+        let at = arena.fail_node(2).unwrap();
+        let takeover = arena.wait_takeover(2, at, SETTLE).unwrap();
+        println!("mfs-ha died: {takeover:?}");
+        assert!(
+            takeover.answered_after < DEAD_TIME + 2 * UCARP_LATENCY + Duration::from_millis(600)
+        );
+        ucarp.wait_state(UcarpState::Master, SETTLE).unwrap();
 
-    let mut mfs_ha = mfs_ha_with_skew(&arena, 2, 50);
-    arena.wait_vip(2, false, SETTLE).unwrap();
-    arena.topology().port_up(2).unwrap();
-    mfs_ha.wait_state("backup", SETTLE).unwrap();
-    assert_calm(&arena, 1, Duration::from_secs(5));
-    let finding = arena.judge(begin, Instant::now()).unwrap();
-    println!("all the time: {finding}");
-    assert_eq!((finding.owners_max, finding.moves), (1, 2));
+        let mut mfs_ha = mfs_ha_with_skew(&arena, 2, 50);
+        arena.wait_vip(2, false, SETTLE).unwrap();
+        arena.topology().port_up(2).unwrap();
+        mfs_ha.wait_state("backup", SETTLE).unwrap();
+        assert_calm(&arena, 1, Duration::from_secs(5));
+        let finding = arena.judge(begin, Instant::now()).unwrap();
+        println!("all the time: {finding}");
+        assert_eq!((finding.owners_max, finding.moves), (1, 2));
+    });
 }
 
 /// Who is expected to own the VIP in the end.
@@ -202,14 +207,15 @@ fn better_mfs_ha_joins() {
 /// The segments are independent and mostly idle, so they run side by side.
 #[test]
 fn skews_decide_and_equal_ones_leave_one_master() {
-    let _serial = serial();
-    thread::scope(|scope| {
-        scope.spawn(|| cold_start(1, 0, 100, Winner::MfsHa));
-        scope.spawn(|| cold_start(1, 100, 0, Winner::Ucarp));
-        scope.spawn(|| cold_start(1, 50, 50, Winner::Either));
-        scope.spawn(|| cold_start(2, 50, 50, Winner::Either));
-        scope.spawn(better_ucarp_joins);
-        scope.spawn(better_mfs_ha_joins);
+    undisturbed(|| {
+        thread::scope(|scope| {
+            scope.spawn(|| cold_start(1, 0, 100, Winner::MfsHa));
+            scope.spawn(|| cold_start(1, 100, 0, Winner::Ucarp));
+            scope.spawn(|| cold_start(1, 50, 50, Winner::Either));
+            scope.spawn(|| cold_start(2, 50, 50, Winner::Either));
+            scope.spawn(better_ucarp_joins);
+            scope.spawn(better_mfs_ha_joins);
+        });
     });
 }
 
@@ -252,10 +258,11 @@ fn ucarp_preempts() {
 
 #[test]
 fn a_better_node_with_preempt_displaces_a_worse_master() {
-    let _serial = serial();
-    thread::scope(|scope| {
-        scope.spawn(mfs_ha_preempts);
-        scope.spawn(ucarp_preempts);
+    undisturbed(|| {
+        thread::scope(|scope| {
+            scope.spawn(mfs_ha_preempts);
+            scope.spawn(ucarp_preempts);
+        });
     });
 }
 
@@ -319,11 +326,12 @@ fn bow_out_with_one_of_each() {
 
 #[test]
 fn a_bow_out_is_obeyed_well_before_the_dead_time() {
-    let _serial = serial();
-    thread::scope(|scope| {
-        scope.spawn(bow_out_with_one_ucarp);
-        scope.spawn(bow_out_with_two_mfs_ha);
-        scope.spawn(bow_out_with_one_of_each);
+    undisturbed(|| {
+        thread::scope(|scope| {
+            scope.spawn(bow_out_with_one_ucarp);
+            scope.spawn(bow_out_with_two_mfs_ha);
+            scope.spawn(bow_out_with_one_of_each);
+        });
     });
 }
 
@@ -354,10 +362,11 @@ fn mix_led_by_fast_mfs_ha() {
 
 #[test]
 fn a_mix_of_one_ucarp_and_two_mfs_ha_has_one_owner_for_a_minute() {
-    let _serial = serial();
-    thread::scope(|scope| {
-        scope.spawn(mix_led_by_ucarp);
-        scope.spawn(mix_led_by_fast_mfs_ha);
+    undisturbed(|| {
+        thread::scope(|scope| {
+            scope.spawn(mix_led_by_ucarp);
+            scope.spawn(mix_led_by_fast_mfs_ha);
+        });
     });
 }
 
@@ -374,55 +383,56 @@ fn attack(socket: &PacketSocket, frame: impl Fn(u64) -> Vec<u8>) {
 
 #[test]
 fn wrong_passwords_and_reflections_change_nothing_but_a_counter() {
-    let _serial = serial();
-    let arena = Arena::new(2).unwrap();
-    let mut master = mfs_ha_master(&arena, 1, &MfsHaOptions::with_timing(1, 10));
-    let mut backup = mfs_ha_with_skew(&arena, 2, 20);
-    backup.wait_state("backup", SETTLE).unwrap();
-    let source = arena.topology().node(1).unwrap().address;
-    let own = wait_until("an advert of the master", SETTLE, || {
-        arena.sniffer().latest_of(source)
-    })
-    .unwrap();
-    let socket = PacketSocket::open(arena.topology().observer(), EtherType::Arp).unwrap();
-    let begin = Instant::now();
-    let counters = |daemon: &mut MfsHa| {
-        ["bad_auth", "own_source", "accepted"].map(|name| daemon.counter(name).unwrap())
-    };
-    let transitions = (master.transitions().unwrap(), backup.transitions().unwrap());
-    let before = (counters(&mut master), counters(&mut backup));
+    undisturbed(|| {
+        let arena = Arena::new(2).unwrap();
+        let mut master = mfs_ha_master(&arena, 1, &MfsHaOptions::with_timing(1, 10));
+        let mut backup = mfs_ha_with_skew(&arena, 2, 20);
+        backup.wait_state("backup", SETTLE).unwrap();
+        let source = arena.topology().node(1).unwrap().address;
+        let own = wait_until("an advert of the master", SETTLE, || {
+            arena.sniffer().latest_of(source)
+        })
+        .unwrap();
+        let socket = PacketSocket::open(arena.topology().observer(), EtherType::Arp).unwrap();
+        let begin = Instant::now();
+        let counters = |daemon: &mut MfsHa| {
+            ["bad_auth", "own_source", "accepted"].map(|name| daemon.counter(name).unwrap())
+        };
+        let transitions = (master.transitions().unwrap(), backup.transitions().unwrap());
+        let before = (counters(&mut master), counters(&mut backup));
 
-    // Better than both, with everything right but the password.
-    let stranger = "10.77.0.240".parse().unwrap();
-    attack(&socket, |number| {
-        let advert = Advert::new(socket.mac(), stranger, 0, 1, number).unwrap();
-        Advert {
-            digest: digest("not-the-secret", VHID, VIP, number).unwrap(),
-            ..advert
-        }
-        .to_frame()
+        // Better than both, with everything right but the password.
+        let stranger = "10.77.0.240".parse().unwrap();
+        attack(&socket, |number| {
+            let advert = Advert::new(socket.mac(), stranger, 0, 1, number).unwrap();
+            Advert {
+                digest: digest("not-the-secret", VHID, VIP, number).unwrap(),
+                ..advert
+            }
+            .to_frame()
+        });
+        let after = (counters(&mut master), counters(&mut backup));
+        println!("wrong password [bad_auth, own_source, accepted]: {before:?} -> {after:?}");
+        assert_eq!(after.0[0] - before.0[0], ATTACK_FRAMES);
+        assert_eq!(after.1[0] - before.1[0], ATTACK_FRAMES);
+        assert_eq!(after.0[1], before.0[1]);
+        assert_eq!(after.0[2], before.0[2]);
+
+        // The master's own frame comes back to it, as from a switch with a loop.
+        let before = (counters(&mut master), counters(&mut backup));
+        attack(&socket, |_| own.frame.clone());
+        let after = (counters(&mut master), counters(&mut backup));
+        println!("reflected frames [bad_auth, own_source, accepted]: {before:?} -> {after:?}");
+        assert_eq!(after.0[1] - before.0[1], ATTACK_FRAMES);
+        assert_eq!(after.0[0], before.0[0]);
+        assert_eq!(after.0[2], before.0[2]);
+
+        assert_eq!(master.transitions().unwrap(), transitions.0);
+        assert_eq!(backup.transitions().unwrap(), transitions.1);
+        assert_eq!(master.state().unwrap(), "master");
+        assert_eq!(backup.state().unwrap(), "backup");
+        let finding = arena.judge(begin, Instant::now()).unwrap();
+        println!("under attack: {finding}");
+        assert_eq!((finding.owners_max, finding.moves), (1, 0));
     });
-    let after = (counters(&mut master), counters(&mut backup));
-    println!("wrong password [bad_auth, own_source, accepted]: {before:?} -> {after:?}");
-    assert_eq!(after.0[0] - before.0[0], ATTACK_FRAMES);
-    assert_eq!(after.1[0] - before.1[0], ATTACK_FRAMES);
-    assert_eq!(after.0[1], before.0[1]);
-    assert_eq!(after.0[2], before.0[2]);
-
-    // The master's own frame comes back to it, as from a switch with a loop.
-    let before = (counters(&mut master), counters(&mut backup));
-    attack(&socket, |_| own.frame.clone());
-    let after = (counters(&mut master), counters(&mut backup));
-    println!("reflected frames [bad_auth, own_source, accepted]: {before:?} -> {after:?}");
-    assert_eq!(after.0[1] - before.0[1], ATTACK_FRAMES);
-    assert_eq!(after.0[0], before.0[0]);
-    assert_eq!(after.0[2], before.0[2]);
-
-    assert_eq!(master.transitions().unwrap(), transitions.0);
-    assert_eq!(backup.transitions().unwrap(), transitions.1);
-    assert_eq!(master.state().unwrap(), "master");
-    assert_eq!(backup.state().unwrap(), "backup");
-    let finding = arena.judge(begin, Instant::now()).unwrap();
-    println!("under attack: {finding}");
-    assert_eq!((finding.owners_max, finding.moves), (1, 0));
 }

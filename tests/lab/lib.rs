@@ -13,6 +13,7 @@ pub mod oracle;
 pub mod requirements;
 pub mod scenario;
 pub mod software;
+pub mod trial;
 pub mod wait;
 
 use std::net::Ipv4Addr;

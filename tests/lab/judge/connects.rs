@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Socket, Type};
 
-use super::prober::make_realtime;
+use super::prober::{PRIORITY, make_realtime};
 use crate::net::netns::Namespace;
 
 /// The prober's usual grid.
@@ -94,7 +94,10 @@ impl ConnectProber {
                 })
                 .context("start the connect prober")?
         };
-        make_realtime(started.recv().context("the connect prober ended at once")?)?;
+        make_realtime(
+            started.recv().context("the connect prober ended at once")?,
+            PRIORITY,
+        )?;
         Ok(Self {
             switches,
             log,

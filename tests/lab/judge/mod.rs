@@ -8,4 +8,5 @@ pub mod histories;
 pub mod ports;
 pub mod prober;
 pub mod segment;
+pub mod stalls;
 pub mod wire;

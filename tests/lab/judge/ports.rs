@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::prober::make_realtime;
+use super::prober::{PRIORITY, make_realtime};
 use super::segment::{Flags, Segment};
 use crate::VIP;
 use crate::net::netns::Namespace;
@@ -130,7 +130,10 @@ impl PortProber {
                 })
                 .context("start the port prober")?
         };
-        make_realtime(started.recv().context("the port prober ended at once")?)?;
+        make_realtime(
+            started.recv().context("the port prober ended at once")?,
+            PRIORITY,
+        )?;
         Ok(Self {
             stop,
             seen,

@@ -26,7 +26,7 @@ const ASKERS: u8 = 50;
 const PROBES_MAX: usize = 400_000;
 const ANSWERS_MAX: usize = 4 * PROBES_MAX;
 /// Above every daemon and load of the lab, below the kernel's own threads.
-const PRIORITY: &str = "80";
+pub(crate) const PRIORITY: &str = "80";
 
 /// A running prober; it stops when dropped.
 #[derive(Debug)]
@@ -56,7 +56,10 @@ impl Prober {
                 })
                 .context("start the prober")?
         };
-        make_realtime(started.recv().context("the prober ended at once")?)?;
+        make_realtime(
+            started.recv().context("the prober ended at once")?,
+            PRIORITY,
+        )?;
         Ok(Self {
             stop,
             seen,
@@ -122,16 +125,16 @@ impl Drop for Prober {
     }
 }
 
-/// Puts one thread of ours under SCHED_FIFO; its children do not inherit that.
+/// Puts one thread of ours under SCHED_FIFO at that priority; its children do not inherit that.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(crate) fn make_realtime(thread: Pid) -> Result<()> {
+pub(crate) fn make_realtime(thread: Pid, priority: &str) -> Result<()> {
     run(Command::new("chrt").args([
         "--fifo",
         "--reset-on-fork",
         "--pid",
-        PRIORITY,
+        priority,
         &thread.to_string(),
     ]))
     .context("give a judge real-time priority")

@@ -21,7 +21,7 @@ use nix::sys::socket::{
 
 use super::netns::{Namespace, run};
 use crate::judge::address_log::{AddressEvent, AddressLog};
-use crate::judge::prober::make_realtime;
+use crate::judge::prober::{PRIORITY, make_realtime};
 
 /// RTMGRP_IPV4_IFADDR of rtnetlink(7).
 const ADDRESS_GROUP: u32 = 0x10;
@@ -68,7 +68,10 @@ impl AddressWatch {
                 })
                 .context("start the address watch")?
         };
-        make_realtime(started.recv().context("the address watch ended at once")?)?;
+        make_realtime(
+            started.recv().context("the address watch ended at once")?,
+            PRIORITY,
+        )?;
         Ok(Self {
             stop,
             log,
