@@ -9,7 +9,10 @@ use mfs_ha::cli::{
     Exit, ExitWith as _, Failure, check, decode, history, metadata, recording, release, run, status,
 };
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Lines that may wait to be written. More are dropped: a stalled log must not stall the daemon.
 const LOG_LINES_MAX: usize = 4096;
@@ -107,18 +110,74 @@ fn log_to_stderr() -> WorkerGuard {
         .lossy(true)
         .thread_name("log")
         .finish(io::stderr());
-    let mut filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .from_env_lossy();
-    // How the loader patches instructions is nobody's business here, at any level.
-    if let Ok(quiet) = "aya_obj=info".parse() {
-        filter = filter.add_directive(quiet);
-    }
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let (filter, problem) = log_filter(std::env::var("RUST_LOG").ok().as_deref());
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(false)
-        .with_target(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
         .init();
+    if let Some(problem) = problem {
+        tracing::warn!("RUST_LOG is not used: {problem}");
+    }
     guard
+}
+
+/// What RUST_LOG asks for, as `LEVEL` or `TARGET=LEVEL`, with commas between; else INFO, and what is wrong with it.
+fn log_filter(wanted: Option<&str>) -> (Targets, Option<String>) {
+    let wanted = wanted.filter(|wanted| !wanted.is_empty());
+    let (mut filter, problem) = match wanted.map_or_else(|| Ok(Targets::new()), str::parse) {
+        Ok(filter) => (filter, None),
+        Err(error) => (
+            Targets::new(),
+            Some(format!(
+                "{error}; a level (error, warn, info, debug, trace) or TARGET=LEVEL was expected"
+            )),
+        ),
+    };
+    if filter.default_level().is_none() {
+        filter = filter.with_default(LevelFilter::INFO);
+    }
+    // How the loader patches instructions is nobody's business here, at any level.
+    (filter.with_target("aya_obj", LevelFilter::INFO), problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    fn levels(wanted: Option<&str>) -> [bool; 3] {
+        let (filter, problem) = log_filter(wanted);
+        assert_eq!(problem, None, "{wanted:?}");
+        [Level::INFO, Level::DEBUG, Level::TRACE]
+            .map(|level| filter.would_enable("mfs_ha::node", &level))
+    }
+
+    #[test]
+    fn rust_log_names_a_level_for_all_or_for_a_target() {
+        assert_eq!(levels(None), [true, false, false]);
+        assert_eq!(levels(Some("")), [true, false, false]);
+        assert_eq!(levels(Some("debug")), [true, true, false]);
+        assert_eq!(levels(Some("mfs_ha::node=trace")), [true, true, true]);
+        assert_eq!(levels(Some("aya=debug")), [true, false, false]);
+        assert_eq!(levels(Some("error")), [false, false, false]);
+    }
+
+    #[test]
+    fn a_wrong_rust_log_is_named_and_leaves_the_usual_level() {
+        let (filter, problem) = log_filter(Some("mfs_ha=loud"));
+        let problem = problem.unwrap();
+        assert!(problem.contains("TARGET=LEVEL"), "{problem}");
+        assert!(filter.would_enable("mfs_ha", &Level::INFO));
+        assert!(!filter.would_enable("mfs_ha", &Level::DEBUG));
+    }
+
+    #[test]
+    fn the_loader_is_never_chatty() {
+        let (filter, _) = log_filter(Some("trace"));
+        assert!(!filter.would_enable("aya_obj::relocation", &Level::DEBUG));
+    }
 }
