@@ -10,6 +10,7 @@ mod programs;
 mod qemu;
 mod report;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::time::Duration;
@@ -82,7 +83,7 @@ pub(crate) fn run(workspace: &Workspace, environment: &[(&str, &str)]) -> Result
     let kernel = Kernel::obtain(workspace, &packages, SERIES, &busybox)?;
     let machine = Machine::obtain(&packages)?;
     let tests = step("building the tests for the virtual machine", || {
-        programs::build(workspace, &dir.join("build"), PROGRAMS)
+        programs::build(workspace, &dir.join("tests"), PROGRAMS)
     })?;
 
     let initramfs = dir.join("initramfs");
@@ -137,15 +138,18 @@ fn fill(
         let line = parameters.fold(place, |line, (_, parameter)| format!("{line} {parameter}"));
         plan.modules.push(line);
     }
+    let mut shared = BTreeSet::new();
     for test in tests {
         let place = archive.copy_into("tests", &test.file)?;
         plan.programs.push((test.name, place));
+        shared.extend(programs::libraries_of(workspace, &test.file)?);
     }
     for name in HOST_PROGRAMS {
-        for file in programs::with_libraries(workspace, name)? {
-            let place = file.to_str().context("a library's path is not UTF-8")?;
-            archive.copy(&file, place)?;
-        }
+        shared.extend(programs::with_libraries(workspace, name)?);
+    }
+    for file in &shared {
+        let place = file.to_str().context("a library's path is not UTF-8")?;
+        archive.copy(file, place)?;
     }
     archive.add("init", plan.script()?.as_bytes())?;
     archive.finish()

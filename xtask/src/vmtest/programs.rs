@@ -1,5 +1,6 @@
-//! What runs in the machine: tests that stand alone, and programs of this machine with their libraries.
+//! What runs in the machine: tests and programs of this machine, with their libraries.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -8,57 +9,66 @@ use crate::artifacts::{self, Artifact};
 use crate::packages::find_program;
 use crate::workspace::{self, Workspace};
 
-/// The machine's; the flags below are then not those of build scripts, which run here.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
 /// A test and the file that it is.
 pub(super) struct Built {
     pub(super) name: &'static str,
     pub(super) file: PathBuf,
 }
 
-/// Builds tests, given as (package, test), so that they need no library.
+/// Builds tests, given as (package, test), as `cargo test` builds them here, and puts them into a directory without what
+/// only a debugger reads.
 ///
 /// # Errors
 /// When they do not compile.
 pub(super) fn build(
     workspace: &Workspace,
-    target_dir: &Path,
+    dir: &Path,
     tests: &[(&'static str, &'static str)],
 ) -> Result<Vec<Built>> {
     let mut command = workspace.cargo("test");
-    command
-        .args(["--no-run", "--locked", "--profile", "vmtest"])
-        .args(["--target", TARGET, "--target-dir"])
-        .arg(target_dir)
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    command.args(["--no-run", "--locked"]);
     for (package, test) in tests {
         command.args(["--package", package, "--test", test]);
     }
     let artifacts = artifacts::build(&mut command)?;
-    let file_of = |name: &'static str| {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let stripped = |name: &'static str| {
         let is_wanted = |found: &&Artifact| found.is_test && found.name == name;
         let found = artifacts.iter().find(is_wanted);
         let found = found.with_context(|| format!("cargo built no test `{name}`"))?;
-        let file = found.path.clone();
+        let file = dir.join(name);
+        let mut command = workspace.program("strip");
+        command.arg("-o").args([&file, &found.path]);
+        workspace::run(
+            &mut command,
+            "strip belongs to binutils, as the linker does",
+        )?;
         Ok(Built { name, file })
     };
-    tests.iter().map(|(_, test)| file_of(test)).collect()
+    tests.iter().map(|(_, test)| stripped(test)).collect()
 }
 
-/// A program of this machine, and each library that it is linked with.
+/// A program that is called by its name here, and each library that it is linked with.
 ///
 /// # Errors
 /// When the program or a library is missing.
 pub(super) fn with_libraries(workspace: &Workspace, name: &str) -> Result<Vec<PathBuf>> {
     let program = find_program(name)
         .with_context(|| format!("no program `{name}` here: `cargo xtask setup` installs it"))?;
-    let mut command = workspace.program("ldd");
-    command.arg(&program);
-    let text = workspace::output(&mut command, "its libraries have to be found")?;
-    let mut files = libraries(&text)?;
+    let mut files = libraries_of(workspace, &program)?;
     files.push(program);
     Ok(files)
+}
+
+/// Each library that a program is linked with.
+///
+/// # Errors
+/// When one is missing.
+pub(super) fn libraries_of(workspace: &Workspace, program: &Path) -> Result<Vec<PathBuf>> {
+    let mut command = workspace.program("ldd");
+    command.arg(program);
+    let text = workspace::output(&mut command, "its libraries have to be found")?;
+    libraries(&text)
 }
 
 /// Reads what `ldd` prints: "name => /path (0x…)", or the path of the loader alone.
