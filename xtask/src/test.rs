@@ -147,11 +147,10 @@ impl Suite<'_> {
         self.count(command)
     }
 
-    /// The simulated cluster, the exhaustive search, and the proof that their judges bite: optimised, because
-    /// they take millions of steps.
+    /// The simulated cluster, the exhaustive search, and the proof that their judges bite.
     fn simulation(&mut self) -> Result<()> {
         let mut command = self.test_command();
-        command.args(["--release", "--package", "mfs-ha-common"]);
+        command.args(["--package", "mfs-ha-common"]);
         command.args([
             "--test",
             "quorum",
