@@ -3,10 +3,9 @@
 //! Each test copies this crate, changes the one place that holds a rule, builds it and runs `quorum.rs` on it. A
 //! place that is not found exactly once fails the test: then the rule has moved, and the test has to follow.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 
 /// Seeds within which a mutation has to be found. Most need a few hundred.
 const SEEDS: u32 = 40_000;
@@ -14,8 +13,18 @@ const SEEDS: u32 = 40_000;
 /// Seeds of the control: the copy itself is sound.
 const CONTROL_SEEDS: u32 = 500;
 
-/// One folder, one build at a time: what does not change is compiled once.
-static TURN: Mutex<()> = Mutex::new(());
+/// One folder, one build at a time: what does not change is compiled once. The lock holds against other processes, too.
+fn turn() -> File {
+    let folder = folder();
+    fs::create_dir_all(&folder).unwrap();
+    let file = File::create(folder.join("lock")).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations")
+}
 
 const QUORUM: &str = "src/election/quorum";
 
@@ -42,9 +51,7 @@ fn copy(from: &Path, to: &Path) {
 /// Makes a workspace of this crate alone, with the versions and lints of the whole one. It is always the same folder:
 /// what a change does not touch is not compiled again.
 fn workspace() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("mutations")
-        .join("workspace");
+    let folder = folder().join("workspace");
     if folder.exists() {
         fs::remove_dir_all(&folder).unwrap();
     }
@@ -84,9 +91,6 @@ fn edit(folder: &Path, (file, from, to): Edit) {
 
 /// Builds a copy and runs the simulated cluster on it. Returns what it printed, and whether it passed.
 fn simulate(folder: &Path, seeds: u32, grows: bool) -> (String, bool) {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("mutations")
-        .join("target");
     let output = Command::new(env!("CARGO"))
         .args(["test", "--offline", "--profile", "sim"])
         .args(["--package", "mfs-ha-common"])
@@ -98,7 +102,7 @@ fn simulate(folder: &Path, seeds: u32, grows: bool) -> (String, bool) {
             "--nocapture",
         ])
         .current_dir(folder)
-        .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_TARGET_DIR", self::folder().join("target"))
         .env("RUSTFLAGS", "-Awarnings")
         .env("RUST_BACKTRACE", "0")
         .env("MFS_HA_SEEDS", seeds.to_string())
@@ -110,10 +114,10 @@ fn simulate(folder: &Path, seeds: u32, grows: bool) -> (String, bool) {
         .output()
         .unwrap();
     let text = [output.stdout, output.stderr].concat();
-    (
-        String::from_utf8_lossy(&text).into_owned(),
-        output.status.success(),
-    )
+    let text = String::from_utf8_lossy(&text).into_owned();
+    // A judgement on what an earlier test has built would be worth nothing.
+    assert!(text.contains("Compiling mfs-ha-common"), "{text}");
+    (text, output.status.success())
 }
 
 /// Takes a rule out and expects a judge to notice.
@@ -127,9 +131,7 @@ fn is_caught_while_growing(name: &str, edits: &[Edit]) {
 }
 
 fn is_caught_in(name: &str, edits: &[Edit], grows: bool) {
-    let _turn = TURN
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = turn();
     let folder = workspace();
     for change in edits {
         edit(&folder, *change);
@@ -152,9 +154,7 @@ fn is_caught_in(name: &str, edits: &[Edit], grows: bool) {
 
 #[test]
 fn the_copy_itself_is_sound() {
-    let _turn = TURN
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = turn();
     let (output, has_passed) = simulate(&workspace(), CONTROL_SEEDS, false);
     assert!(has_passed, "{output}");
 }

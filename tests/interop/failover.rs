@@ -191,16 +191,8 @@ fn an_interface_may_go_and_come_back() {
 
         arena.topology().recreate_interface(1).unwrap();
         nodes[0].wait_state("backup", SETTLE).unwrap();
-        let status = nodes[0]
-            .wait_status("n1 to reckon with n2", SETTLE, |status| {
-                // An advert that came before n1 was a backup is counted, but leaves it the long wait of a start.
-                let timeout = status.pointer("/next_timeout/in_ms");
-                timeout
-                    .and_then(|it| it.as_u64())
-                    .is_some_and(|left| Duration::from_millis(left) < DETECTION_MAX)
-            })
-            .unwrap();
-        println!("n1 is back: {status}");
+        wait_follows(&mut nodes[0]);
+        println!("n1 is back: {}", nodes[0].status().unwrap());
 
         // The proof that it hears, sends and can take the VIP on the new interface.
         let at = arena.fail_node(2).unwrap();

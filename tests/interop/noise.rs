@@ -51,10 +51,11 @@ fn sixty_seconds_of_hogs_move_nothing() {
         let their_finding = theirs.judge(begin, end).unwrap();
         let source = ours.topology().node(owner).unwrap().address;
         println!(
-            "mfs-ha at advbase 0, 60 s under load: {our_finding}; longest gap between adverts {:?}",
+            "mfs-ha at advbase 0, {:.1} s of load that comes and goes: {our_finding}; longest gap between adverts {:?}",
+            (end - begin).as_secs_f64(),
             longest_advert_gap(&ours, source, begin, end)
         );
-        println!("keepalived at 0.05 s, the same 60 s: {their_finding}");
+        println!("keepalived at 0.05 s, at the same time: {their_finding}");
         for daemon in &mut nodes {
             println!("transitions: {}", daemon.status().unwrap()["transitions"]);
             daemon.process().check_running().unwrap();

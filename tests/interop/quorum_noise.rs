@@ -18,7 +18,7 @@ use mfs_ha_lab::scenario::{Arena, Dice, Finding};
 use mfs_ha_lab::software::load::Load;
 use mfs_ha_lab::software::mfsha::QuorumTiming;
 use mfs_ha_lab::software::squad::Squad;
-use mfs_ha_lab::trial::{assert_owners, undisturbed};
+use mfs_ha_lab::trial::undisturbed;
 use mfs_ha_lab::wait::observe_for;
 use nix::unistd::Pid;
 
@@ -75,7 +75,7 @@ impl Scene {
         };
         scene.keep_from_judge();
         let idle = scene.measure("nothing", || observe_for(span() / 2).unwrap());
-        assert_owners(&idle.finding, 1);
+        assert_eq!(idle.finding.owners_max, 1);
         // A machine that is shared with others is late by itself, for longer than a lease of fast timing.
         assert!(timing == QuorumTiming::FAST || idle.finding.moves == 0);
         scene
@@ -301,7 +301,7 @@ fn floods(scene: &mut Scene) -> Vec<(&'static str, Result)> {
 }
 
 fn assert_nothing_moved(name: &str, result: &Result) {
-    assert_owners(&result.finding, 1);
+    assert_eq!(result.finding.owners_max, 1, "{name}");
     assert_eq!(result.finding.moves, 0, "{name}");
     assert!(result.is_quiet, "{name}");
 }
@@ -324,8 +324,7 @@ fn floods_move_nothing_at_default_timing() {
             assert_nothing_moved(name, &result);
         }
         let finding = scene.arena.judge(begin, Instant::now()).unwrap();
-        assert_owners(&finding, 1);
-        assert_eq!(finding.moves, 0);
+        assert_eq!((finding.owners_max, finding.moves), (1, 0));
     });
 }
 
@@ -338,19 +337,19 @@ fn fast_timing_has_one_owner_all_the_same() {
         let mut scene = Scene::new(QuorumTiming::FAST, &settings);
         if is_long() {
             let result = hogs(&mut scene);
-            assert_owners(&result.finding, 1);
-            for (_, result) in floods(&mut scene) {
-                assert_owners(&result.finding, 1);
+            assert_eq!(result.finding.owners_max, 1, "hogs");
+            for (name, result) in floods(&mut scene) {
+                assert_eq!(result.finding.owners_max, 1, "{name}");
             }
             return;
         }
         let overheard = scene.overhear(Duration::from_secs(2));
         let frames = scene.forged_heartbeats(&overheard);
         let result = scene.flood("forged heartbeats", frames);
-        assert_owners(&result.finding, 1);
+        assert_eq!(result.finding.owners_max, 1);
         let frames = scene.forged_adverts(&overheard, true);
         let result = scene.flood("altered adverts", frames);
-        assert_owners(&result.finding, 1);
+        assert_eq!(result.finding.owners_max, 1);
         assert!(result.cost.processes < 0.5, "{}", result.cost);
     });
 }

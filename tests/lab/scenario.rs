@@ -1,5 +1,6 @@
 //! A segment under observation, and the faults that scenarios are made of.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use crate::judge::analysis::Observations;
 use crate::judge::prober::{PROBE_INTERVAL, Prober};
 use crate::net::addresses::{AddressWatch, holds};
 use crate::net::topology::{Shape, Topology};
+use crate::trial::note_two_owners;
 use crate::wait::wait_until;
 use crate::{VIP, judge::wire::Sniffer};
 
@@ -25,6 +27,21 @@ pub struct Arena {
     sniffer: Sniffer,
     topology: Topology,
     interval: Duration,
+    one_owner_since: Cell<Option<Instant>>,
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // A test may fail for another reason before it looks at this.
+        if let Some(since) = self.one_owner_since.get() {
+            let most = self
+                .prober
+                .look(|seen| seen.owners_max(since, Instant::now()));
+            if most.is_ok_and(|most| most > 1) {
+                note_two_owners();
+            }
+        }
+    }
 }
 
 impl Arena {
@@ -53,7 +70,14 @@ impl Arena {
             sniffer: Sniffer::start(topology.observer())?,
             topology,
             interval,
+            one_owner_since: Cell::new(None),
         })
+    }
+
+    /// From now on leases see to it that there is one owner at most: two are a failure of the trial, noticed at the end
+    /// of the arena, whether or not a test asks and whatever a machine does that stands still.
+    pub fn two_owners_are_ruled_out(&self) {
+        self.one_owner_since.set(Some(Instant::now()));
     }
 
     /// The segment.

@@ -22,11 +22,19 @@ pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) ignored: u64,
+    /// Trials that failed after the machine had stood still, and were repeated.
+    pub(crate) repeated: u64,
 }
 
 impl Tally {
-    /// Reads "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; …".
+    /// Reads "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; …" and the laboratory's "trial repeated: …".
     pub(crate) fn from_line(line: &str) -> Option<Self> {
+        if line.starts_with("trial repeated: ") {
+            return Some(Self {
+                repeated: 1,
+                ..Self::default()
+            });
+        }
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let mut tally = Self::default();
         for count in counts.split("; ") {
@@ -49,6 +57,7 @@ impl Tally {
             passed: self.passed + other.passed,
             failed: self.failed + other.failed,
             ignored: self.ignored + other.ignored,
+            repeated: self.repeated + other.repeated,
         }
     }
 }
@@ -175,6 +184,7 @@ mod tests {
             passed: 12,
             failed: 0,
             ignored: 1,
+            repeated: 0,
         };
         assert_eq!(Tally::from_line(line), Some(expected));
         let line = "test result: FAILED. 7 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out";
@@ -182,6 +192,13 @@ mod tests {
             passed: 7,
             failed: 2,
             ignored: 0,
+            repeated: 0,
+        };
+        assert_eq!(Tally::from_line(line), Some(expected));
+        let line = "trial repeated: a_test: processor 1 stood still for 1.2s before it panicked";
+        let expected = Tally {
+            repeated: 1,
+            ..Tally::default()
         };
         assert_eq!(Tally::from_line(line), Some(expected));
         for other in [
@@ -233,6 +250,7 @@ mod tests {
             passed: 4,
             failed: 0,
             ignored: 0,
+            repeated: 0,
         };
         let script = format!("printf '{line}'");
         assert_eq!(count(&script).unwrap(), (true, expected, line.to_string()));

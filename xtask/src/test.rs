@@ -108,6 +108,10 @@ fn report(times: &[(&str, Duration, bool)], total: Duration, tally: Tally) -> Re
         );
     }
     println!("{:24} {:>9}", "total", seconds(total));
+    if tally.repeated > 0 {
+        let times = tally.repeated;
+        println!("trials repeated because the machine stood still: {times}, see above");
+    }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     std::io::stdout().flush().context("cannot write the result")
 }

@@ -36,6 +36,7 @@ impl Squad {
         timing: QuorumTiming,
         settings: &[(&str, bool)],
     ) -> Result<Self> {
+        arena.two_owners_are_ruled_out();
         let topology = arena.topology();
         let mut daemons = Vec::new();
         for node in topology.nodes() {

@@ -15,8 +15,8 @@ pub(super) struct Built {
     pub(super) file: PathBuf,
 }
 
-/// Builds tests, given as (package, test), as `cargo test` builds them here, and puts them into a directory without what
-/// only a debugger reads.
+/// Builds tests, given as (package, test), as `cargo test` builds them here, and puts them into a directory
+/// without what only a debugger reads.
 ///
 /// # Errors
 /// When they do not compile.

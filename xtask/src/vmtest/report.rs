@@ -111,6 +111,7 @@ impl Program {
             passed,
             failed,
             ignored,
+            ..
         } = self.tally;
         match self.exit_code.as_deref() {
             None => Some(format!("{name} did not end")),
