@@ -110,7 +110,9 @@ fn log_to_stderr() -> WorkerGuard {
         .lossy(true)
         .thread_name("log")
         .finish(io::stderr());
-    let (filter, problem) = log_filter(std::env::var("RUST_LOG").ok().as_deref());
+    let wanted = std::env::var_os("RUST_LOG").unwrap_or_default();
+    let wanted = wanted.to_string_lossy();
+    let (filter, bad) = log_filter(&wanted);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(false)
@@ -118,29 +120,48 @@ fn log_to_stderr() -> WorkerGuard {
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
         .init();
-    if let Some(problem) = problem {
-        tracing::warn!("RUST_LOG is not used: {problem}");
+    if !bad.is_empty() {
+        tracing::warn!(
+            ignored = bad.join(","),
+            "RUST_LOG: expected LEVEL or TARGET=LEVEL, with commas between; a level is off, error, warn, info, debug or trace"
+        );
     }
     guard
 }
 
-/// What RUST_LOG asks for, as `LEVEL` or `TARGET=LEVEL`, with commas between; else INFO, and what is wrong with it.
-fn log_filter(wanted: Option<&str>) -> (Targets, Option<String>) {
-    let wanted = wanted.filter(|wanted| !wanted.is_empty());
-    let (mut filter, problem) = match wanted.map_or_else(|| Ok(Targets::new()), str::parse) {
-        Ok(filter) => (filter, None),
-        Err(error) => (
-            Targets::new(),
-            Some(format!(
-                "{error}; a level (error, warn, info, debug, trace) or TARGET=LEVEL was expected"
-            )),
-        ),
-    };
-    if filter.default_level().is_none() {
-        filter = filter.with_default(LevelFilter::INFO);
+/// What RUST_LOG asks for, as LEVEL or TARGET=LEVEL with commas between, over INFO for everything; and those parts of it
+/// that are neither.
+fn log_filter(wanted: &str) -> (Targets, Vec<&str>) {
+    let mut filter = Targets::new().with_default(LevelFilter::INFO);
+    let mut bad = Vec::new();
+    let parts = wanted.split(',').map(str::trim);
+    for part in parts.filter(|part| !part.is_empty()) {
+        let (target, level) = match part.split_once('=') {
+            Some((target, level)) => (Some(target), level),
+            None => (None, part),
+        };
+        // An empty level would be read as ERROR.
+        let level = Some(level).filter(|level| !level.is_empty());
+        let level = level.and_then(|level| level.parse::<LevelFilter>().ok());
+        filter = match (target, level) {
+            (None, Some(level)) => filter.with_default(level),
+            (Some(target), Some(level)) if is_path(target) => filter.with_target(target, level),
+            (None | Some(_), None | Some(_)) => {
+                bad.push(part);
+                filter
+            }
+        };
     }
     // How the loader patches instructions is nobody's business here, at any level.
-    (filter.with_target("aya_obj", LevelFilter::INFO), problem)
+    let quiet = filter.default_level().unwrap_or(LevelFilter::INFO);
+    let quiet = quiet.min(LevelFilter::INFO);
+    (filter.with_target("aya_obj", quiet), bad)
+}
+
+/// Whether it could be the path of a module.
+fn is_path(name: &str) -> bool {
+    let is_of_path = |char: char| char.is_ascii_alphanumeric() || "_:-".contains(char);
+    !name.is_empty() && name.chars().all(is_of_path)
 }
 
 #[cfg(test)]
@@ -149,35 +170,54 @@ mod tests {
 
     use super::*;
 
-    fn levels(wanted: Option<&str>) -> [bool; 3] {
-        let (filter, problem) = log_filter(wanted);
-        assert_eq!(problem, None, "{wanted:?}");
-        [Level::INFO, Level::DEBUG, Level::TRACE]
+    fn levels(wanted: &str) -> [bool; 4] {
+        let (filter, _) = log_filter(wanted);
+        [Level::ERROR, Level::INFO, Level::DEBUG, Level::TRACE]
             .map(|level| filter.would_enable("mfs_ha::node", &level))
     }
 
     #[test]
     fn rust_log_names_a_level_for_all_or_for_a_target() {
-        assert_eq!(levels(None), [true, false, false]);
-        assert_eq!(levels(Some("")), [true, false, false]);
-        assert_eq!(levels(Some("debug")), [true, true, false]);
-        assert_eq!(levels(Some("mfs_ha::node=trace")), [true, true, true]);
-        assert_eq!(levels(Some("aya=debug")), [true, false, false]);
-        assert_eq!(levels(Some("error")), [false, false, false]);
+        let usual = [true, true, false, false];
+        for (wanted, expected) in [
+            ("", usual),
+            (",", usual),
+            ("debug", [true, true, true, false]),
+            ("debug, ", [true, true, true, false]),
+            ("mfs_ha::node=trace", [true; 4]),
+            ("warn,mfs_ha=debug", [true, true, true, false]),
+            ("aya=debug", usual),
+            ("error", [true, false, false, false]),
+            ("off", [false; 4]),
+        ] {
+            assert_eq!(levels(wanted), expected, "{wanted}");
+            assert!(log_filter(wanted).1.is_empty(), "{wanted}");
+        }
     }
 
     #[test]
-    fn a_wrong_rust_log_is_named_and_leaves_the_usual_level() {
-        let (filter, problem) = log_filter(Some("mfs_ha=loud"));
-        let problem = problem.unwrap();
-        assert!(problem.contains("TARGET=LEVEL"), "{problem}");
-        assert!(filter.would_enable("mfs_ha", &Level::INFO));
-        assert!(!filter.would_enable("mfs_ha", &Level::DEBUG));
+    fn what_is_wrong_in_rust_log_is_named_and_the_rest_is_used() {
+        for bad in [
+            "dbug",
+            "mfs_ha",
+            "mfs_ha=",
+            "=debug",
+            "mfs_ha=loud",
+            "mfs_ha[span]=debug",
+        ] {
+            let wanted = format!("aya=trace,{bad}");
+            let (filter, ignored) = log_filter(&wanted);
+            assert_eq!(ignored, [bad]);
+            assert_eq!(levels(&wanted), [true, true, false, false], "{bad}");
+            assert!(filter.would_enable("aya", &Level::TRACE), "{bad}");
+        }
     }
 
     #[test]
     fn the_loader_is_never_chatty() {
-        let (filter, _) = log_filter(Some("trace"));
+        let (filter, _) = log_filter("trace");
         assert!(!filter.would_enable("aya_obj::relocation", &Level::DEBUG));
+        let (filter, _) = log_filter("error");
+        assert!(!filter.would_enable("aya_obj", &Level::INFO));
     }
 }
