@@ -128,7 +128,8 @@ fn former_master(scene: &mut Scene) {
     }
     let moved = changed(&path.join(MASTER_FILES[0]));
     let begun = fs::metadata(scene.data(serving).join(METALOGGER_LOCK)).unwrap();
-    assert!(moved < begun.created().unwrap());
+    // The kernel stamps files with the time of its last tick: what is 4 ms apart may carry the same.
+    assert!(moved <= begun.created().unwrap());
     scene.check_nothing_lost(report, mark);
 }
 
