@@ -137,15 +137,22 @@ fn the_same_goes_for_ipv6() {
     });
 }
 
+async fn wait_until(what: &str, holds: impl AsyncFn() -> bool) {
+    let end = tokio::time::Instant::now() + DEADLINE;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < end, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[test]
 fn a_network_is_followed_by_our_address() {
     in_namespace(async || {
         let mut stand = keep("10.9.0.1", "10.9.0.2");
-        let end = tokio::time::Instant::now() + DEADLINE;
-        while stand.views.get().problem.is_none() {
-            assert!(tokio::time::Instant::now() < end, "no problem is shown");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        wait_until("a problem is shown", async || {
+            stand.views.get().problem.is_some()
+        })
+        .await;
         let problem = stand.views.get().problem.unwrap();
         assert!(
             problem.contains("no interface of this host has the address 10.9.0.1"),
@@ -159,11 +166,8 @@ fn a_network_is_followed_by_our_address() {
         stand.down().await;
         ip("addr add 10.9.0.1/24 dev v1");
         drop(stand.up().await);
-        let end = tokio::time::Instant::now() + DEADLINE;
-        while stand.views.get().interface.as_deref() != Some("v1") {
-            assert!(tokio::time::Instant::now() < end, "{:?}", stand.views.get());
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let is_on_v1 = async || stand.views.get().interface.as_deref() == Some("v1");
+        wait_until("the other interface is shown", is_on_v1).await;
         assert_eq!(stand.views.get().mode, Some(Mode::Native));
 
         // The interface is made anew, perhaps with the same number.
@@ -191,11 +195,8 @@ fn an_interface_is_shared_by_whoever_needs_the_program_on_it() {
         assert!(attachments.is_on(&look().await), "one still needs it");
         drop(second);
         // A process that another test starts has a copy of each descriptor until it executes its program.
-        let end = tokio::time::Instant::now() + DEADLINE;
-        while attachments.is_on(&look().await) {
-            assert!(tokio::time::Instant::now() < end, "nobody needs it");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let is_off = async || !attachments.is_on(&look().await);
+        wait_until("the program that nobody needs is gone", is_off).await;
         let again = attachments.attach(&bare).await.unwrap();
         assert_eq!(again.mode, Mode::Native);
         assert!(attachments.is_on(&look().await));
